@@ -208,7 +208,10 @@ def test_bytes_that_are_not_base64_are_refused(rejected: Rejected) -> None:
     item = {
         "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret",
         "name": "s",
-        "tlsCertificate": {"privateKey": {"inlineBytes": "-----BEGIN PRIVATE KEY-----"}},
+        "tlsCertificate": {
+            "certificateChain": {"filename": "/chain.pem"},
+            "privateKey": {"inlineBytes": "-----BEGIN PRIVATE KEY-----"},
+        },
     }
 
     assert found(rejected(item)) == {

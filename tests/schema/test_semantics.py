@@ -11,7 +11,7 @@ import pytest
 from corpus.live import refusals
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from schema import combination_cases, format_cases, semantic_cases, tls_cases, unvalidated_cases
+from schema import combination_cases, format_cases, lenient_cases, semantic_cases, tls_cases, unvalidated_cases
 from support import resources as r
 from support.der import INTEGER, SEQUENCE, item, pem, stretched_key
 from support.pki import Authority
@@ -597,6 +597,7 @@ CASES = [
     *(*OWN_CASES, *semantic_cases.CASES, *format_cases.CASES, *unvalidated_cases.CASES),
     *combination_cases.CASES,
     *tls_cases.CASES,
+    *lenient_cases.CASES,
 ]
 CRASHES = semantic_cases.CRASHES | combination_cases.CRASHES | tls_cases.CRASHES
 """Cases with which Envoy 1.40 crashes when it reads them."""

@@ -65,8 +65,8 @@ def test_resource_is_shown_as_it_was_given() -> None:
             },
         ),
         (
-            {"tls_certificate": {"private_key": {"filename": "/etc/key.pem"}}},
-            {"tls_certificate": {"private_key": {"filename": "/etc/key.pem"}}},
+            {"tls_certificate": {"certificate_chain": {"filename": "/c"}, "private_key": {"filename": "/etc/key.pem"}}},
+            {"tls_certificate": {"certificate_chain": {"filename": "/c"}, "private_key": {"filename": "/etc/key.pem"}}},
         ),
         (
             {"session_ticket_keys": {"keys": [{"inline_string": "a" * 80}, {"filename": "/etc/k"}]}},
@@ -110,7 +110,14 @@ def test_secret_is_hidden_unless_asked_for(value: dict[str, Any], shown: dict[st
 def test_secret_inside_a_typed_config_is_hidden() -> None:
     context = {
         "@type": PREFIX + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": {"tls_certificates": [{"private_key": {"inline_string": f"secret\n{r.DEMO_KEY}"}}]},
+        "common_tls_context": {
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"filename": "/c"},
+                    "private_key": {"inline_string": f"secret\n{r.DEMO_KEY}"},
+                }
+            ]
+        },
     }
     value = {"@type": types.CLUSTER, "name": "a", "transport_socket": {"name": "tls", "typed_config": context}}
 

@@ -10,6 +10,7 @@ from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
 from xds.routing.fields import is_set, optional
 from xds.routing.request import Request
 from xds.routing.resources import Resources
+from xds.schema.formats import ascii_lower
 
 _HTTP = "envoy.extensions.filters.http."
 _PASSES = frozenset(
@@ -199,13 +200,13 @@ def choose_host(resources: Resources, routes: Any, request: Request, notes: Note
         if request.values(name):
             notes.doubt(f"routes/{routes.name}", f"the header {name} is removed from requests of outside")
     header = optional(routes, "vhost_header")
-    wanted = (request.header(header) or "" if header else request.host).lower()
+    wanted = ascii_lower(request.header(header) or "" if header else request.host)
     if routes.ignore_port_in_host_matching:
         wanted = re.sub(r":\d+$", "", wanted)
     best: tuple[tuple[int, int], str, Any] | None = None
     for each in hosts:
         for domain in each.domains:
-            rank = _rank(domain.lower(), wanted)
+            rank = _rank(ascii_lower(domain), wanted)
             if rank is not None and (best is None or rank > best[0]):
                 best = (rank, domain, each)
     chosen = None if best is None else best[2]
@@ -236,7 +237,7 @@ def _rank(domain: str, host: str) -> tuple[int, int] | None:
 
 
 def _passed_host(host: Any, wanted: str, best: Any) -> Passed:
-    fits = [each for each in host.domains if _rank(each.lower(), wanted) is not None]
+    fits = [each for each in host.domains if _rank(ascii_lower(each), wanted) is not None]
     domains = ", ".join(list(host.domains)[:5]) + (", …" if len(host.domains) > 5 else "")
     return Passed(repr(host.name), f"{best[1]!r} fits better than {fits[0]!r}" if fits else f"its domains: {domains}")
 

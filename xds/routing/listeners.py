@@ -14,6 +14,7 @@ from xds.routing.fields import is_set, optional
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.unified import evaluate, is_within, network_of
+from xds.schema.formats import ascii_lower
 
 _INSPECTORS = {"tls": "tls_inspector", "http": "http_inspector"}
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what listeners say, nothing is bound here
@@ -282,7 +283,7 @@ def _by_server_name(chains: Chains, facts: Facts) -> Chains:
             return 0
         if not name:
             return None
-        known = [each.lower() for each in match.server_names]
+        known = [ascii_lower(each) for each in match.server_names]
         if name in known:
             return len(name) + 1_000
         suffixes = [each[1:] for each in known if each.startswith("*.")]

@@ -10,6 +10,7 @@ import re2
 
 from xds.routing.fields import optional
 from xds.routing.request import Request
+from xds.schema.formats import ascii_lower
 
 SET_BY_ENVOY = frozenset(
     {"x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address", "x-forwarded-client-cert"}
@@ -18,6 +19,7 @@ SET_BY_ENVOY = frozenset(
 _HIDDEN = "it carries credentials, so what it must be is hidden"
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
+_OPTIONS.encoding = re2.Options.Encoding.LATIN1  # as in Envoy, to which expressions and texts are bytes
 
 
 class Verdict(NamedTuple):
@@ -43,7 +45,7 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
 
 def full_match(regex: str, text: str) -> bool:
     """Return whether a regular expression of RE2 matches a whole text."""
-    return re2.fullmatch(regex, text, options=_OPTIONS) is not None
+    return re2.fullmatch(regex.encode(), text.encode(), options=_OPTIONS) is not None
 
 
 def match_string(matcher: Any, text: str) -> bool | None:
@@ -55,7 +57,7 @@ def match_string(matcher: Any, text: str) -> bool | None:
         return None
     wanted = getattr(matcher, kind)
     if matcher.ignore_case:
-        wanted, text = _lower(wanted), _lower(text)
+        wanted, text = ascii_lower(wanted), ascii_lower(text)
     return _TEXT_MATCHES[kind](text, wanted)
 
 
@@ -65,11 +67,6 @@ _TEXT_MATCHES: dict[str, Callable[[str, str], bool]] = {
     "suffix": str.endswith,
     "contains": str.__contains__,
 }
-
-
-def _lower(text: str) -> str:
-    """Return the text in lower case, as Envoy does it: ASCII letters only."""
-    return text.encode().lower().decode()
 
 
 def said(matcher: Any) -> str:

@@ -22,6 +22,7 @@ from xds.routing.matching import (
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.unified import evaluate
+from xds.schema.formats import ascii_lower
 
 _TEMPLATE = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
 _SEGMENT = r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]"
@@ -160,7 +161,7 @@ def _is_case_sensitive(match: Any) -> bool:
 
 def _match_text(kind: str | None, wanted: str, path: str, is_case_sensitive: bool) -> bool:
     if not is_case_sensitive:
-        wanted, path = wanted.lower(), path.lower()
+        wanted, path = ascii_lower(wanted), ascii_lower(path)
     if kind == "path":
         return path == wanted
     if kind == "path_separated_prefix":

@@ -17,9 +17,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from xds.schema import pool, scalars
-from xds.schema.decode import unknown_type
+from xds.schema.decode import FINDINGS_MAX, finding_at, unknown_type
 from xds.schema.diagnose import KEY_HINT, NO_TYPE_HINT, kind_of, scalar_complaint, text_complaint, unknown_field_hint
-from xds.schema.paths import Finding, MapKey, Trail, path_of
+from xds.schema.paths import Finding, MapKey, Trail
 from xds.schema.pool import VALUE_IN_ANY, Schema
 from xds.schema.scalars import BAD
 
@@ -76,7 +76,8 @@ class _Reading:
         self.findings: list[Finding] = []
 
     def refuse(self, trail: Trail, what: str, hint: str = "") -> Any:
-        self.findings.append(Finding(path_of(trail), what, hint))
+        if len(self.findings) <= FINDINGS_MAX:
+            self.findings.append(finding_at(trail, what, hint))
         return BAD
 
     def refuse_scalar(self, field: FieldDescriptor, value: Any, trail: Trail) -> Any:

@@ -11,22 +11,45 @@ from xds.schema.paths import Finding, MapKey, Trail, path_of
 from xds.schema.pool import Schema
 
 UNKNOWN_FIELDS_SHOWN_MAX = 20
+FINDINGS_MAX = 500
+"""Problems of one resource that are told. One more is kept, which says that there are more."""
+TEXT_CHARACTERS_MAX = 4_000
+"""The longest text of a problem or a hint: rules name values of any length, and lists of them."""
 
 
 class Findings:
     """The findings of one walk."""
 
-    __slots__ = ("allow_redacted", "allow_unknown_types", "problems", "references")
+    __slots__ = ("added", "allow_redacted", "allow_unknown_types", "problems", "references")
 
     def __init__(self, *, allow_unknown_types: bool = False, allow_redacted: bool = False) -> None:
         self.allow_redacted = allow_redacted
         self.allow_unknown_types = allow_unknown_types
+        self.added = 0
+        """How many problems were found, those that are not kept included."""
         self.problems: list[Finding] = []
         self.references: dict[tuple[str, str], Reference] = {}
 
     def add(self, trail: Trail, what: str, hint: str = "") -> None:
         """Add a problem at a place."""
-        self.problems.append(Finding(path_of(trail), what, hint))
+        self.added += 1
+        if len(self.problems) <= FINDINGS_MAX:
+            self.problems.append(finding_at(trail, what, hint))
+
+    def take(self, others: "Findings") -> None:
+        """Add the findings of another walk."""
+        self.added += others.added
+        self.problems += others.problems[: FINDINGS_MAX + 1 - len(self.problems)]
+        self.references = others.references | self.references
+
+
+def finding_at(trail: Trail, what: str, hint: str = "") -> Finding:
+    """Return a problem, whose texts are shortened if they are very long."""
+    return Finding(path_of(trail), _cut(what), _cut(hint))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 1] + "…"
 
 
 def decode(schema: Schema, full_name: str, data: bytes, trail: Trail, found: Findings) -> Message | None:

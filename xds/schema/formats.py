@@ -35,6 +35,11 @@ _POSIX = {
 _RE2_TOKEN = re.compile(r"\\Q(?P<quoted>.*?)(?:\\E|$)|\\(?P<escape>.)|\[:(?P<posix>\w+):\]|(?P<plain>.)", re.DOTALL)
 
 
+def ascii_lower(text: str) -> str:
+    """Return a text in lower case as Envoy does it: it folds the letters of ASCII alone."""
+    return text.lower() if text.isascii() else text.encode().lower().decode()
+
+
 def python_pattern(re2: str) -> re.Pattern[str]:
     """Compile an RE2 pattern for ``fullmatch``, which is how Envoy's generated validators apply one.
 

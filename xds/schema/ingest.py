@@ -11,7 +11,7 @@ from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.xdstp import canonical
 from xds.schema.convert import ConversionError, message_from_json
-from xds.schema.decode import Findings, decode
+from xds.schema.decode import FINDINGS_MAX, Findings, decode
 from xds.schema.diagnose import suppressed
 from xds.schema.names import NAMED_INSIDE, make_name_canonical, name_field, name_inside
 from xds.schema.parcel import Parcel, Unpacker
@@ -23,6 +23,8 @@ from xds.schema.scalars import BAD, read_bytes
 from xds.schema.scrub import hider, secrets_of_message, secrets_written
 from xds.schema.wire import NANOS_PER_SECOND, encode_any, encode_resource
 
+FIELD_CHARACTERS_MAX = 1_000
+"""The longest place of a problem: keys of maps may be of any length."""
 READ_BYTES_MAX = 1024 * 1024 * 1024
 """Maximum bytes of a resource that is read at all. What is accepted is limited by ``xds.model.sizes``."""
 
@@ -70,7 +72,7 @@ def ingest(
         intake.note([Finding((), "is nested too deeply to be read")], ())
         resource = None
     if resource is None:
-        raise ChangesetRejectedError(sorted(intake.problems, key=lambda problem: problem.line))
+        raise ChangesetRejectedError(intake.problems)
     return resource
 
 
@@ -87,18 +89,25 @@ class _Intake:
 
     @property
     def problems(self) -> list[Problem]:
+        """The problems, in the order of their lines; if there are too many, the first ones, and that there are more."""
         hide = hider(self._secrets())
-        return [
-            Problem(
-                what=hide(finding.what),
-                hint=hide(finding.hint),
-                file=self._source,
-                line=self._line((*place, *finding.path)),
-                resource=_label(*self._subject),
-                field=dotted(finding.path),
-            )
-            for finding, place in self._noted
-        ]
+        told = sorted((self._told(each, hide) for each in self._noted[:FINDINGS_MAX]), key=lambda each: each.line)
+        if len(self._noted) > FINDINGS_MAX:
+            more = Finding((), f"has more problems than these {FINDINGS_MAX}", "mend these, and try again")
+            told.append(self._told((more, ()), hide))
+        return told
+
+    def _told(self, noted: tuple[Finding, Path], hide: Callable[[str], str]) -> Problem:
+        finding, place = noted
+        field = dotted(finding.path)
+        return Problem(
+            what=hide(finding.what),
+            hint=hide(finding.hint),
+            file=self._source,
+            line=self._line((*place, *finding.path)),
+            resource=_label(*self._subject),
+            field=field if len(field) <= FIELD_CHARACTERS_MAX else field[: FIELD_CHARACTERS_MAX - 1] + "…",
+        )
 
     def _secrets(self) -> list[str]:
         """Return what may be secrets in the item, so that no problem quotes them."""

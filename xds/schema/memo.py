@@ -27,9 +27,9 @@ def cached_visit(visit: Visit) -> Visit:
         data = message.SerializeToString(deterministic=True)
         if data in clean:
             return
-        before = len(found.problems), len(found.references)
+        before = found.added, len(found.references)
         visit(message, trail, found)
-        after = len(found.problems), len(found.references)
+        after = found.added, len(found.references)
         # Unknown types that one caller allows may not be allowed for the next.
         if before != after or found.allow_unknown_types or len(data) > BYTES_MAX:
             return

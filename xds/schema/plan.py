@@ -287,9 +287,8 @@ class _FieldCompiler:
             if item is not None:
                 for index, value in enumerate(values):
                     item(value, (trail, index), found)
-            if unique and len(set(values)) < len(values):
-                twice = next(value for index, value in enumerate(values) if value in values[:index])
-                found.add(trail, f"must not have the same item twice, but has {twice!r}")
+            if unique and (twice := rules.first_repeated(values)) is not None:
+                found.add(trail, f"must not have the same item twice, but has {rules.cut(repr(twice[1]))}")
 
         return visit
 

@@ -286,8 +286,27 @@ def _all_of(
 def _shown(value: Any, show: Callable[[Any], str]) -> str:
     if isinstance(value, str | bytes) and not value:
         return "empty"
-    shown = show(value)
-    return shown if len(shown) <= SHOWN_LENGTH_MAX else shown[: SHOWN_LENGTH_MAX - 1] + "…"
+    return cut(show(value))
+
+
+def first_repeated(values: Iterable[Any]) -> tuple[int, Any] | None:
+    """Return the first value that equals one before it, with its index; None if all differ."""
+    seen: set[Any] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            return index, value
+        seen.add(value)
+    return None
+
+
+def shown(text: str) -> str:
+    """Return a text in quotes, shortened as the values of rules are, however long it is."""
+    return cut(repr(text[:SHOWN_LENGTH_MAX]))
+
+
+def cut(text: str) -> str:
+    """Return a text, shortened as the values of rules are."""
+    return text if len(text) <= SHOWN_LENGTH_MAX else text[: SHOWN_LENGTH_MAX - 1] + "…"
 
 
 def _count(number: int, word: str) -> str:

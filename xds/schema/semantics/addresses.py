@@ -6,6 +6,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
+from xds.schema.rules import shown
 from xds.schema.semantics.rule import Walks
 
 IP_RESOLVERS = ("", "envoy.ip")
@@ -38,7 +39,7 @@ def check_socket_address(address: Any, trail: Trail, found: Findings, *, hint: s
         return
     text = address.address
     if text and not is_address_text(text):
-        found.add((trail, "address"), f"must be an IP address, but is {text!r}", hint)
+        found.add((trail, "address"), f"must be an IP address, but is {shown(text)}", hint)
     elif address.WhichOneof("port_specifier") == "named_port":
         found.add((trail, "named_port"), "can't be resolved for an IP address", "give port_value")
 

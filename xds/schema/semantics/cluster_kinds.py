@@ -4,6 +4,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
+from xds.schema.rules import shown
 from xds.schema.semantics.filters import extension_type
 from xds.schema.semantics.rule import Walks
 from xds.schema.semantics.upstreams import OPTIONS, http_options
@@ -40,7 +41,9 @@ def check_custom(message: Any, trail: Trail, found: Findings, walks: Walks) -> N
     if not full_name:
         if kind.name and kind.name not in NAMES:
             hint = f"known ones: {', '.join(sorted(NAMES))}"
-            found.add(((trail, "cluster_type"), "name"), f"is {kind.name!r}, a cluster type that Envoy lacks", hint)
+            found.add(
+                ((trail, "cluster_type"), "name"), f"is {shown(kind.name)}, a cluster type that Envoy lacks", hint
+            )
         return
     if full_name in _BALANCING:
         check_provided(message, full_name, trail, found)

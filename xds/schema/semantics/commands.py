@@ -4,6 +4,9 @@ import json
 import re
 from collections.abc import Callable
 
+from xds.schema.formats import ascii_lower
+from xds.schema.rules import cut, shown
+
 _HEADERS = frozenset(
     {
         *("REQ", "RESP", "TRAILER", "REQUEST_HEADER", "RESPONSE_HEADER", "RESPONSE_TRAILER", "STREAM_INFO_REQ"),
@@ -91,7 +94,10 @@ def format_problem(text: str, *, more: frozenset[str] | None = frozenset()) -> t
             continue
         command = _COMMAND.match(text, at)
         if command is None:
-            return f"has no valid command at {text[at : at + 24]!r}", "write %COMMAND% or %COMMAND(…)%, and %% for a %"
+            return (
+                f"has no valid command at {shown(text[at : at + 24])}",
+                "write %COMMAND% or %COMMAND(…)%, and %% for a %",
+            )
         problem = _problem(command["name"], command["parameters"] or "", command["length"] is not None, more)
         if problem[0]:
             return problem
@@ -102,20 +108,20 @@ def format_problem(text: str, *, more: frozenset[str] | None = frozenset()) -> t
 def _problem(name: str, parameters: str, has_length: bool, more: frozenset[str] | None) -> tuple[str, str]:
     if name not in COMMANDS:
         is_known = more is None or name in more
-        return ("", "") if is_known else (f"has the unknown command %{name}%", "write %% for a %")
+        return ("", "") if is_known else (f"has the unknown command %{cut(name)}%", "write %% for a %")
     if name in NEED_PARAMETERS and not parameters:
-        return f"has %{name}% without its parameters", f"write %{name}(…)%"
+        return f"has %{cut(name)}% without its parameters", f"write %{cut(name)}(…)%"
     if more is None:
         return "", ""  # a formatter may have the command too, and takes what it likes
     if parameters and name not in _MAY_HAVE_PARAMETERS:
-        return f"has %{name}({parameters})%, but {name} takes no parameters", f"write %{name}%"
+        return f"has %{name}({cut(parameters)})%, but {name} takes no parameters", f"write %{cut(name)}%"
     if has_length and (name in _NO_LENGTH or name not in _MAY_HAVE_PARAMETERS):
-        return f"has %{name}% with a length, which {name} does not take", "leave the length out"
+        return f"has %{cut(name)}% with a length, which {name} does not take", "leave the length out"
     if name == "COALESCE":
         return _coalesce_problem(parameters, more)
     check = _PARAMETERS.get(name)
     hint = check(parameters) if check is not None and parameters else ""
-    return (f"has %{name}({parameters})%, whose parameters Envoy does not take", hint) if hint else ("", "")
+    return (f"has %{name}({cut(parameters)})%, whose parameters Envoy does not take", hint) if hint else ("", "")
 
 
 def _header_hint(parameters: str) -> str:
@@ -131,7 +137,7 @@ def _choices(*choices: tuple[str, ...]) -> Callable[[str], str]:
     def check(parameters: str) -> str:
         for part, known in zip(parameters.split(":"), choices, strict=False):
             if part and part not in known:
-                return f"{part!r} is none of {', '.join(known)}"
+                return f"{shown(part)} is none of {', '.join(known)}"
         return ""
 
     return check
@@ -139,7 +145,7 @@ def _choices(*choices: tuple[str, ...]) -> Callable[[str], str]:
 
 def _metadata_hint(parameters: str) -> str:
     kind = parameters.partition(":")[0]
-    return "" if kind in _METADATA else f"{kind!r} is none of {', '.join(_METADATA)}"
+    return "" if kind in _METADATA else f"{shown(kind)} is none of {', '.join(_METADATA)}"
 
 
 def _state_hint(parameters: str) -> str:
@@ -148,7 +154,7 @@ def _state_hint(parameters: str) -> str:
     if not key:
         return "give the key of the object"
     if kind not in ("", "PLAIN", "TYPED", "FIELD"):
-        return f"{kind!r} is none of PLAIN, TYPED, FIELD"
+        return f"{shown(kind)} is none of PLAIN, TYPED, FIELD"
     return "FIELD, and only that, has the name of a field" if (kind == "FIELD") != bool(field) else ""
 
 
@@ -156,11 +162,13 @@ def _duration_hint(parameters: str) -> str:
     parts = parameters.split(":")
     if len(parts) not in (2, 3):
         return "write START:END or START:END:PRECISION"
-    return "" if len(parts) == 2 or parts[2] in _PRECISIONS else f"{parts[2]!r} is none of {', '.join(_PRECISIONS)}"
+    return (
+        "" if len(parts) == 2 or parts[2] in _PRECISIONS else f"{shown(parts[2])} is none of {', '.join(_PRECISIONS)}"
+    )
 
 
 def _xfcc_hint(parameters: str) -> str:
-    return "" if parameters.lower() in _XFCC_KEYS else f"{parameters!r} is none of {', '.join(_XFCC_KEYS)}"
+    return "" if ascii_lower(parameters) in _XFCC_KEYS else f"{shown(parameters)} is none of {', '.join(_XFCC_KEYS)}"
 
 
 _PARAMETERS: dict[str, Callable[[str], str]] = {
@@ -169,7 +177,7 @@ _PARAMETERS: dict[str, Callable[[str], str]] = {
     "METADATA": _metadata_hint,
     "COMMON_DURATION": _duration_hint,
     "XFCC_VALUE": _xfcc_hint,
-    "GRPC_STATUS": lambda text: "" if text in _STATUSES else f"{text!r} is none of {', '.join(_STATUSES)}",
+    "GRPC_STATUS": lambda text: "" if text in _STATUSES else f"{shown(text)} is none of {', '.join(_STATUSES)}",
     "PATH": _choices(("WQ", "NQ"), ("ORIG", "PATH", "ORIG_OR_PATH")),
     "QUERY_PARAMS": _choices(("ORIG", "DECODED")),
     "REQUESTED_SERVER_NAME": _choices(("SNI_ONLY", "SNI_FIRST", "HOST_FIRST"), ("ORIG", "HOST", "ORIG_OR_HOST")),

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from xds.schema.decode import Findings
+from xds.schema.formats import ascii_lower
 from xds.schema.paths import MapKey, Trail, path_of
 from xds.schema.redact import REDACTED
+from xds.schema.rules import shown
 from xds.schema.semantics.health_checks import STATUS_END, STATUS_MIN
 from xds.schema.semantics.intervals import check_intervals
 from xds.schema.semantics.rule import Rule, Walks
@@ -107,7 +109,7 @@ def _check_admission(message: Any, trail: Trail, found: Findings, _: Walks) -> N
 
 def _check_lambda(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if _ARN.fullmatch(message.arn) is None:
-        what = f"is {message.arn!r}, not an ARN"
+        what = f"is {shown(message.arn)}, not an ARN"
         found.add((trail, "arn"), what, "arn:PARTITION:lambda:REGION:ACCOUNT:function:NAME")
 
 
@@ -123,10 +125,10 @@ def _check_redis(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         found.add(here, "must have routes or a catch_all_route", "for example catch_all_route: {cluster: redis}")
     seen: set[str] = set()
     for index, route in enumerate(routes.routes):
-        prefix = route.prefix.lower() if routes.case_insensitive else route.prefix
+        prefix = ascii_lower(route.prefix) if routes.case_insensitive else route.prefix
         if prefix in seen:
             found.add(
-                (((here, "routes"), index), "prefix"), f"is {route.prefix!r}, which a route before it has already"
+                (((here, "routes"), index), "prefix"), f"is {shown(route.prefix)}, which a route before it has already"
             )
         seen.add(prefix)
 

@@ -8,7 +8,9 @@ from google.protobuf import json_format
 from xds.model.xdstp import XDSTP
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings
+from xds.schema.formats import ascii_lower
 from xds.schema.paths import MapKey, Trail, path_of
+from xds.schema.rules import shown
 from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Rule, Walks
 
@@ -113,10 +115,10 @@ def _check_hcm(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for index, upgrade in enumerate(message.upgrade_configs):
         here = ((trail, "upgrade_configs"), index)
         check_order(upgrade.filters, "HTTP", (here, "filters"), found)
-        if upgrade.upgrade_type.lower() in names:
-            what = f"is {upgrade.upgrade_type!r}, which an upgrade before it has already"
+        if ascii_lower(upgrade.upgrade_type) in names:
+            what = f"is {shown(upgrade.upgrade_type)}, which an upgrade before it has already"
             found.add((here, "upgrade_type"), what)
-        names.add(upgrade.upgrade_type.lower())
+        names.add(ascii_lower(upgrade.upgrade_type))
 
 
 def _check_rds(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -139,7 +141,7 @@ def _check_session(message: Any, trail: Trail, found: Findings, _: Walks) -> Non
     full_name = extension_type(state.typed_config)
     wanted = SESSION_STATES.get(full_name, state.name)
     if message.HasField("session_state") and state.name != wanted:
-        what = f"is {state.name!r}, but Envoy finds a session state of this type by the name {wanted!r}"
+        what = f"is {shown(state.name)}, but Envoy finds a session state of this type by the name {shown(wanted)}"
         found.add(((trail, "session_state"), "name"), what)
 
 
@@ -164,11 +166,11 @@ def _check_jwt(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for requirement, place in _requirements(message, trail):
         for name, here in _provider_names(requirement, place):
             if name not in message.providers:
-                found.add(here, f"names the provider {name!r}, which is not in providers", hint)
+                found.add(here, f"names the provider {shown(name)}, which is not in providers", hint)
     for index, rule in enumerate(message.rules):
         name = rule.requirement_name
         if rule.WhichOneof("requirement_type") == "requirement_name" and name not in message.requirement_map:
-            what = f"names {name!r}, which is not in requirement_map"
+            what = f"names {shown(name)}, which is not in requirement_map"
             found.add((((trail, "rules"), index), "requirement_name"), what)
 
 
@@ -216,8 +218,7 @@ def _check_typed_struct(message: Any, trail: Trail, found: Findings, walks: Walk
         return
     inner = Findings(allow_unknown_types=found.allow_unknown_types, allow_redacted=found.allow_redacted)
     walks.canonical(made, _CHECK | _REFERENCES, here, inner)
-    found.problems += inner.problems
-    found.references = inner.references | found.references
+    found.take(inner)
 
 
 _CHECK, _REFERENCES = 1, 2

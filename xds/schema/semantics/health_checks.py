@@ -5,6 +5,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
+from xds.schema.rules import shown
 from xds.schema.semantics.rule import Rule, Walks
 from xds.schema.semantics.texts import check_removed_headers
 
@@ -33,7 +34,7 @@ def _check_http(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
 
 def _check_payload(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     if message.WhichOneof("payload") == "text" and _HEX.fullmatch(message.text) is None:
-        what = f"must be in hexadecimal, but is {message.text!r}"
+        what = f"must be in hexadecimal, but is {shown(message.text)}"
         found.add((trail, "text"), what, f"the bytes of this text: {message.text.encode().hex()[:80]}")
 
 

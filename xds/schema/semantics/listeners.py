@@ -4,7 +4,9 @@ from itertools import product
 from typing import Any
 
 from xds.schema.decode import Findings
-from xds.schema.paths import Trail
+from xds.schema.formats import ascii_lower
+from xds.schema.paths import Trail, path_of
+from xds.schema.rules import first_repeated, shown
 from xds.schema.semantics.addresses import check_compat, check_ip, check_pipe, network_text
 from xds.schema.semantics.codecs import check_codecs
 from xds.schema.semantics.rule import Rule, Walks
@@ -12,6 +14,7 @@ from xds.schema.semantics.rule import Rule, Walks
 COMBINATIONS_MAX = 100_000
 """Beyond so many combinations of criteria, chains of a listener are not compared."""
 _LISTENER = "envoy.config.listener.v3."
+_RANGES = ("prefix_ranges", "direct_source_prefix_ranges", "source_prefix_ranges")
 _HINT = "give its chains criteria that exclude each other"
 
 
@@ -26,9 +29,15 @@ def _check_listener(message: Any, trail: Trail, found: Findings, walks: Walks) -
     _check_protocols(message, trail, found)
     _check_unbound(message, trail, found)
     check_codecs(message, trail, found, walks)
-    if message.HasField("filter_chain_matcher"):
+    ignores_criteria = message.HasField("filter_chain_matcher")
+    for index, chain in enumerate(message.filter_chains):
+        here = (((trail, "filter_chains"), index), "filter_chain_match")
+        _check_suffix(chain.filter_chain_match, here, found)
+        if not ignores_criteria:
+            _check_match(chain.filter_chain_match, here, found)
+    if ignores_criteria:
         _check_names(message.filter_chains, trail, found)
-        return  # the criteria of its chains are ignored then
+        return
     _check_chains(message.filter_chains, trail, found)
 
 
@@ -91,7 +100,7 @@ def _check_names(chains: Any, trail: Trail, found: Findings) -> None:
         if not chain.name:
             found.add(here, "is required with filter_chain_matcher, which finds chains by name")
         elif chain.name in names:
-            found.add(here, f"is {chain.name!r}, which a chain before it has already")
+            found.add(here, f"is {shown(chain.name)}, which a chain before it has already")
         names.add(chain.name)
 
 
@@ -116,12 +125,12 @@ def _check_chains(chains: Any, trail: Trail, found: Findings) -> None:
 def _criteria(match: Any) -> list[list[Any]] | None:
     """Return the values of each criterion, one for any value; None if a value is invalid, which others report."""
     ranges = []
-    for field in ("prefix_ranges", "direct_source_prefix_ranges", "source_prefix_ranges"):
+    for field in _RANGES:
         texts = [network_text(each.address_prefix, each.prefix_len.value) for each in getattr(match, field)]
         if None in texts:
             return None
         ranges.append(texts or [""])
-    names = [name.lower().removeprefix("*") for name in match.server_names]
+    names = [ascii_lower(name).removeprefix("*") for name in match.server_names]
     return [
         [match.destination_port.value if match.HasField("destination_port") else 0],
         *ranges,
@@ -133,19 +142,27 @@ def _criteria(match: Any) -> list[list[Any]] | None:
     ]
 
 
-def _check_match(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    """Check the criteria of one chain."""
+def _check_suffix(message: Any, trail: Trail, found: Findings) -> None:
     for field in ("address_suffix", "suffix_len"):
         if message.HasField(field) if field == "suffix_len" else message.address_suffix:
             found.add((trail, field), "is not implemented by Envoy", "use prefix_ranges")
+
+
+def _check_match(message: Any, trail: Trail, found: Findings) -> None:
+    """Check the criteria of a chain, unless Envoy ignores them: in the default one, and beside a matcher."""
+    for field in _RANGES:
+        for index, each in enumerate(getattr(message, field)):
+            _check_prefix(each, ((trail, field), index), found)
     for index, name in enumerate(message.server_names):
         if "*" in name and not name.startswith("*."):
             hint = "write *.example.com, or leave server_names out to match any name"
-            found.add(((trail, "server_names"), index), f"is {name!r}, a wildcard that Envoy does not support", hint)
+            found.add(
+                ((trail, "server_names"), index), f"is {shown(name)}, a wildcard that Envoy does not support", hint
+            )
     for field, values in _lists(_criteria(message)):
-        twice = next((index for index, value in enumerate(values) if value in values[:index]), None)
+        twice = first_repeated(values)
         if twice is not None:
-            found.add(((trail, field), twice), f"is the same as another of {field}", "leave it out")
+            found.add(((trail, field), twice[0]), f"is the same as another of {field}", "leave it out")
 
 
 def _lists(criteria: list[list[Any]] | None) -> list[tuple[str, list[Any]]]:
@@ -164,13 +181,17 @@ def _lists(criteria: list[list[Any]] | None) -> list[tuple[str, list[Any]]]:
 
 
 def _check_range(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    if "filter_chain_match" not in path_of(trail)[-3:]:  # there it counts only sometimes
+        _check_prefix(message, trail, found)
+
+
+def _check_prefix(message: Any, trail: Trail, found: Findings) -> None:
     if message.address_prefix and network_text(message.address_prefix, 0) is None:
-        found.add((trail, "address_prefix"), f"must be an IP address, but is {message.address_prefix!r}")
+        found.add((trail, "address_prefix"), f"must be an IP address, but is {shown(message.address_prefix)}")
 
 
 LISTENER_RULES: dict[str, Rule] = {
     _LISTENER + "Listener": _check_listener,
-    _LISTENER + "FilterChainMatch": _check_match,
     "envoy.config.core.v3.CidrRange": _check_range,
     "envoy.config.core.v3.Pipe": check_pipe,
 }

@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 from xds.schema.decode import Findings
+from xds.schema.formats import ascii_lower
 from xds.schema.paths import Trail
+from xds.schema.rules import first_repeated, shown
 from xds.schema.semantics.rule import Rule, Walks
 from xds.schema.semantics.texts import check_removed_headers, is_fixed
 
@@ -58,8 +60,9 @@ def _check_route_configuration(message: Any, trail: Trail, found: Findings, _: W
     _check_removed(message, trail, found)
     _check_plugins(message, trail, found)
     _check_domains(message.virtual_hosts, trail, found)
-    limited = message.HasField(_BODY_LIMIT)
-    _check_bodies(message, trail, found, getattr(message, _BODY_LIMIT).value if limited else BODY_BYTES_MAX)
+    bytes_max = getattr(message, _BODY_LIMIT).value if message.HasField(_BODY_LIMIT) else BODY_BYTES_MAX
+    if bytes_max:  # 0 is no limit
+        _check_bodies(message, trail, found, bytes_max)
 
 
 def _check_plugins(message: Any, trail: Trail, found: Findings) -> None:
@@ -70,7 +73,7 @@ def _check_plugins(message: Any, trail: Trail, found: Findings) -> None:
             name = route.route.cluster_specifier_plugin
             if name and name not in known:
                 place = ((((trail, "virtual_hosts"), number), "routes"), index)
-                what = f"names {name!r}, which is not in cluster_specifier_plugins"
+                what = f"names {shown(name)}, which is not in cluster_specifier_plugins"
                 found.add(((place, "route"), "cluster_specifier_plugin"), what)
 
 
@@ -108,7 +111,7 @@ def _check_templates(message: Any, trail: Trail, found: Findings, walks: Walks) 
     unknown = [name for name in _VARIABLE.findall(rewrite.path_template_rewrite) if name not in known]
     if unknown:
         here = (((trail, "route"), "path_rewrite_policy"), "typed_config")
-        what = f"has the variable {unknown[0]!r}, which path_match_policy lacks"
+        what = f"has the variable {shown(unknown[0])}, which path_match_policy lacks"
         found.add((here, "path_template_rewrite"), what, f"its variables: {', '.join(sorted(known)) or 'none'}")
 
 
@@ -117,9 +120,9 @@ _VARIABLE = re.compile(r"\{([^{}=]*)")
 
 def _check_template(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     names = _VARIABLE.findall(message.path_template)
-    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    twice = first_repeated(names)
     if twice is not None:
-        found.add((trail, "path_template"), f"has the variable {twice!r} twice")
+        found.add((trail, "path_template"), f"has the variable {shown(twice[1])} twice")
     elif len(names) > VARIABLES_MAX:
         found.add((trail, "path_template"), f"has {len(names)} variables, and Envoy takes at most {VARIABLES_MAX}")
 
@@ -137,24 +140,24 @@ def _check_virtual_cluster(message: Any, trail: Trail, found: Findings, _: Walks
 
 def _check_domains(hosts: Any, trail: Trail, found: Findings) -> None:
     """Each domain belongs to one virtual host: Envoy compares them in lower case."""
-    owners: dict[str, str] = {}
+    owners: dict[str, int] = {}
     for number, host in enumerate(hosts):
         for index, domain in enumerate(host.domains):
-            key = domain.lower()
+            key = ascii_lower(domain)
             if key in owners:
                 here = ((((trail, "virtual_hosts"), number), "domains"), index)
-                what = f"is {domain!r}, which the virtual host {owners[key]!r} has already"
+                what = f"is {shown(domain)}, which the virtual host {shown(hosts[owners[key]].name)} has already"
                 found.add(here, what, "a domain belongs to one virtual host")
             else:
-                owners[key] = host.name
+                owners[key] = number
 
 
 def _check_own_domains(host: Any, found: Findings) -> None:
     seen: set[str] = set()
     for index, domain in enumerate(host.domains):
-        if domain.lower() in seen:
-            found.add(((None, "domains"), index), f"is {domain!r}, which it has already")
-        seen.add(domain.lower())
+        if ascii_lower(domain) in seen:
+            found.add(((None, "domains"), index), f"is {shown(domain)}, which it has already")
+        seen.add(ascii_lower(domain))
 
 
 def _check_bodies(message: Any, trail: Trail, found: Findings, bytes_max: int) -> None:
@@ -179,11 +182,11 @@ def _check_route_action(message: Any, trail: Trail, found: Findings, _: Walks) -
     upgrades: set[str] = set()
     for index, upgrade in enumerate(message.upgrade_configs):
         here, name = (((trail, "upgrade_configs"), index), upgrade.upgrade_type)
-        if name.lower() in upgrades:
-            found.add((here, "upgrade_type"), f"is {name!r}, which an upgrade before it has already")
-        upgrades.add(name.lower())
-        if upgrade.HasField("connect_config") and name.upper() not in ("CONNECT", "CONNECT-UDP"):
-            found.add((here, "connect_config"), f"is for CONNECT, not for the upgrade {name!r}")
+        if ascii_lower(name) in upgrades:
+            found.add((here, "upgrade_type"), f"is {shown(name)}, which an upgrade before it has already")
+        upgrades.add(ascii_lower(name))
+        if upgrade.HasField("connect_config") and ascii_lower(name) not in ("connect", "connect-udp"):
+            found.add((here, "connect_config"), f"is for CONNECT, not for the upgrade {shown(name)}")
 
 
 def _check_mirror(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -194,7 +197,7 @@ def _check_mirror(message: Any, trail: Trail, found: Findings, _: Walks) -> None
 def _check_redirects(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     for index, name in enumerate(message.response_headers_to_copy):
         if is_fixed(name):
-            what = f"is {name!r}, which Envoy does not let be copied"
+            what = f"is {shown(name)}, which Envoy does not let be copied"
             found.add(((trail, "response_headers_to_copy"), index), what)
 
 

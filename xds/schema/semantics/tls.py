@@ -8,6 +8,7 @@ from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.pool import load_schema
 from xds.schema.redact import REDACTED_BYTES
+from xds.schema.rules import shown
 from xds.schema.semantics.pem import CERTIFICATES, ENCRYPTED, KEYS, TRUSTED, decoded, is_whole, read_pem, takes_long
 from xds.schema.semantics.rule import Rule, Walks
 
@@ -75,7 +76,7 @@ def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> 
         unknown = [name for name in entry.split(":") if name not in GROUPS] if load_schema().is_packaged else []
         if unknown:
             hint = f"known ones: {', '.join(sorted(GROUPS - {'x25519'}))}"
-            found.add(((trail, "ecdh_curves"), index), f"has the unknown group {unknown[0]!r}", hint)
+            found.add(((trail, "ecdh_curves"), index), f"has the unknown group {shown(unknown[0])}", hint)
     _check_signatures(message, trail, found)
     for index, entry in enumerate(message.cipher_suites):
         if index == 0:
@@ -83,10 +84,10 @@ def _check_parameters(message: Any, trail: Trail, found: Findings, _: Walks) -> 
         wrong = [name for name in re.split(r"[:|\[\]]", entry) if name in CIPHERS_13 or name in GROUPS]
         if wrong:
             known = "is of TLS 1.3, whose ciphers can't be chosen" if wrong[0] in CIPHERS_13 else "is not a cipher"
-            found.add(((trail, "cipher_suites"), index), f"{wrong[0]!r} {known}", "leave it out")
+            found.add(((trail, "cipher_suites"), index), f"{shown(wrong[0])} {known}", "leave it out")
         elif load_schema().is_packaged and (unknown_cipher := _unknown_cipher(entry)):
             hint = f"BoringSSL has {', '.join(sorted(CIPHERS)[:4])}, …"
-            found.add(((trail, "cipher_suites"), index), f"has the unknown cipher {unknown_cipher!r}", hint)
+            found.add(((trail, "cipher_suites"), index), f"has the unknown cipher {shown(unknown_cipher)}", hint)
 
 
 SIGNATURES = frozenset(
@@ -109,7 +110,7 @@ def _check_signatures(message: Any, trail: Trail, found: Findings) -> None:
                 what = "is there twice"
             if what:
                 hint = f"BoringSSL has {', '.join(sorted(SIGNATURES))}"
-                found.add(((trail, "signature_algorithms"), index), f"{name!r} {what}", hint)
+                found.add(((trail, "signature_algorithms"), index), f"{shown(name)} {what}", hint)
             names.add(name)
 
 
@@ -122,7 +123,7 @@ def _check_san(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
         if not message.oid:
             found.add((trail, "oid"), "is required with OTHER_NAME", "for example 1.3.6.1.4.1.311.20.2.3")
         elif not message.oid[0].isalpha() and _OID.fullmatch(message.oid) is None:
-            found.add((trail, "oid"), f"is not an OID: {message.oid!r}", "for example 1.3.6.1.4.1.311.20.2.3")
+            found.add((trail, "oid"), f"is not an OID: {shown(message.oid)}", "for example 1.3.6.1.4.1.311.20.2.3")
 
 
 def _check_downstream(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -338,7 +339,7 @@ def _check_validation(message: Any, trail: Trail, found: Findings, _: Walks) -> 
     for field, form, words in _DIGESTS:
         for index, digest in enumerate(getattr(message, field)):
             if len(digest) >= _DIGEST_CHARACTERS_MIN and form.fullmatch(digest) is None:
-                found.add(((trail, field), index), f"must be a SHA-256 in {words}, but is {digest!r}")
+                found.add(((trail, field), index), f"must be a SHA-256 in {words}, but is {shown(digest)}")
 
 
 _DIGEST_CHARACTERS_MIN = 44

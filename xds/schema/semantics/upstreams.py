@@ -5,6 +5,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
+from xds.schema.rules import shown
 from xds.schema.semantics.filters import extension_type
 from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Walks
@@ -76,7 +77,7 @@ def _check_health_checks(message: Any, options: Any | None, trail: Trail, found:
         if len(message.health_checks) > 1 and not check.name:
             found.add((here, "name"), "is required where a cluster has several health checks")
         elif check.name and check.name in names:
-            found.add((here, "name"), f"is {check.name!r}, which a health check before it has already")
+            found.add((here, "name"), f"is {shown(check.name)}, which a health check before it has already")
         names.add(check.name)
 
 
@@ -86,7 +87,7 @@ def _check_quic(message: Any, trail: Trail, found: Findings) -> None:
     if not _may_be_quic(socket):
         found.add(here, f"must be a {_QUIC}, as the cluster speaks HTTP/3")
     elif extension_type(socket.typed_config) == _QUIC and socket.name != _QUIC_NAME:
-        what = f"must be {_QUIC_NAME} in a cluster that speaks HTTP/3, but is {socket.name!r}"
+        what = f"must be {_QUIC_NAME} in a cluster that speaks HTTP/3, but is {shown(socket.name)}"
         found.add((here, "name"), what)
 
 
