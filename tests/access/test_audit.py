@@ -1,9 +1,15 @@
 """The audit log: its lines, its chain, its files, and several writers."""
 
+import asyncio
 import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_until
 
 from xds.access.audit import DONE, FORBIDDEN, NO_CHAIN, AuditFilter, AuditLog, read_audit, verify_audit
 from xds.access.errors import AccessFileError
@@ -105,3 +111,63 @@ def test_no_file_is_made_before_the_first_record_and_none_is_written_after_the_e
     audit.close()
     audit.record("Apply", who="token:a", outcome=DONE)
     assert (audit.problem, len(read_audit(tmp_path / "audit", AuditFilter()))) == ("", 1)
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Let this process open no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_that_can_not_be_opened_again_leaves_the_descriptors_of_others_alone(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    audit = AuditLog(path)
+    audit.record("first", who="a", outcome=DONE)
+    written(path, 1)  # by another process
+    with no_more_descriptors():
+        audit.record("lost", who="a", outcome=DONE)
+    assert "Too many open files" in audit.problem
+    with ExitStack() as stack:
+        others = [stack.enter_context((tmp_path / f"other-{number}").open("wb")) for number in range(20)]
+        audit.record("later", who="a", outcome=DONE)
+        audit.close()
+        for each in others:
+            os.fstat(each.fileno())  # none was closed
+    assert audit.problem == ""
+    assert [each["what"] for each in read_audit(path, AuditFilter())] == ["later", "Apply", "first"]
+    assert verify_audit(path) == (3, [])
+
+
+@pytest.mark.parametrize("files_max", [1, 3])
+def test_a_file_that_can_not_be_begun_loses_no_later_record(tmp_path: Path, files_max: int) -> None:
+    path = tmp_path / "audit"
+    audit = AuditLog(path, bytes_max=300, files_max=files_max)
+    audit.record("first", who="a", outcome=DONE)
+    before = path.read_bytes()
+    with no_more_descriptors():
+        audit.record("lost", who="a", outcome=DONE, detail="x" * 200)
+    assert "Too many open files" in audit.problem
+    assert (path.read_bytes(), len(list(tmp_path.iterdir()))) == (before, 2)
+    audit.record("later", who="a", outcome=DONE, detail="x" * 200)
+    assert audit.problem == ""
+    audit.close()
+    told = [each["what"] for each in read_audit(path, AuditFilter())]
+    assert told == (["later"] if files_max == 1 else ["later", "first"])
+    assert verify_audit(path)[1] == []
+
+
+async def test_a_sync_that_can_not_be_made_is_made_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.access.audit.SYNC_S", 0.01)
+    synced: list[int] = []
+    monkeypatch.setattr("xds.access.audit._sync_and_close", lambda it: (os.close(it), synced.append(it)))
+    audit = AuditLog(tmp_path / "audit")
+    audit.record("first", who="a", outcome=DONE)
+    with no_more_descriptors():
+        audit._sync_now(asyncio.get_running_loop())
+    await wait_until(lambda: synced)
+    audit.close()

@@ -121,13 +121,14 @@ class AuditLog:
         if self._sync is not None:
             self._sync.cancel()
             self._sync = None
-        for descriptor in (self._descriptor, self._lock):
+        self._is_closed = True
+        descriptors = self._descriptor, self._lock
+        self._descriptor = self._lock = -1
+        for descriptor in descriptors:
             if descriptor >= 0:
                 with suppress(OSError):
                     os.fsync(descriptor)
                 os.close(descriptor)
-        self._descriptor = self._lock = -1
-        self._is_closed = True
 
     # --- The file ----------------------------------------------------------------------------------------------------
 
@@ -170,27 +171,43 @@ class AuditLog:
             status = path.stat()
             if (status.st_ino, status.st_size) == self._known and self._descriptor >= 0:
                 return
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = _descriptor_of(path)
-        status = os.fstat(self._descriptor)
-        if status.st_size and not _ends_a_line(path):
-            os.write(self._descriptor, b"\n")  # a record that a crash has cut; ``verify`` reports it
-            status = os.fstat(self._descriptor)
-        self._known = status.st_ino, status.st_size
-        self._chain = next(map(_chain_of, filter(_CHAINED.fullmatch, _lines_back(_files(path)))), NO_CHAIN)
+        opened = _descriptor_of(path)
+        try:
+            status = os.fstat(opened)
+            if status.st_size and not _ends_a_line(path):
+                os.write(opened, b"\n")  # a record that a crash has cut; ``verify`` reports it
+                status = os.fstat(opened)
+            chain = next(map(_chain_of, filter(_CHAINED.fullmatch, _lines_back(_files(path)))), NO_CHAIN)
+        except BaseException:
+            os.close(opened)
+            raise
+        self._use(opened)
+        self._known, self._chain = (status.st_ino, status.st_size), chain
+
+    def _use(self, opened: int) -> None:
+        """Write to another open file from now on. The former one is closed last: its number may be given anew."""
+        former, self._descriptor = self._descriptor, opened
+        if former >= 0:
+            os.close(former)
 
     def _rotate(self, path: Path) -> None:
         os.fsync(self._descriptor)
+        next_path = path.with_name(f"{path.name}.next")
+        opened = _descriptor_of(next_path)  # first: if that fails, everything stays as it is
+        try:
+            self._move_up(path)
+            next_path.replace(path)
+        except BaseException:
+            os.close(opened)
+            raise
+        self._use(opened)
+        self._known = os.fstat(opened).st_ino, 0
+
+    def _move_up(self, path: Path) -> None:
         for number in range(self._files_max - 1, 0, -1):
             newer = path if number == 1 else _numbered(path, number - 1)
             with suppress(FileNotFoundError):
                 newer.replace(_numbered(path, number))
-        if self._files_max == 1:
-            path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = _descriptor_of(path)
-        self._known = os.fstat(self._descriptor).st_ino, 0
 
     def _sync_soon(self) -> None:
         if self._sync is not None:
@@ -204,7 +221,12 @@ class AuditLog:
 
     def _sync_now(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sync = None
-        descriptor = os.dup(self._descriptor)
+        try:
+            descriptor = os.dup(self._descriptor)
+        except OSError as error:
+            log.error("the audit log can't be synced to disk", problem=str(error))
+            self._sync_soon()
+            return
         loop.run_in_executor(None, _sync_and_close, descriptor)
 
 
