@@ -18,6 +18,7 @@ from support.ports import free_port
 from support.server import XdsServer
 from support.waiting import wait_until
 
+from tests.cli.test_push_commands import shell
 from xds.cli.config_dump import Held, NoDumpError, compare, read_dump
 from xds.client import Client
 from xds.model.types import ROUTE, TYPE_PREFIX
@@ -196,5 +197,35 @@ def test_what_is_no_dump_is_refused() -> None:
     for wrong in (None, [], {}, {"configs": {}}):
         with pytest.raises(NoDumpError):
             read_dump(wrong)
+    for wrong in (
+        {"endpoints": "x"},
+        {"endpoints": ["x"]},
+        {"endpoints": [{"locality": "x"}]},
+        {"endpoints": [{"lb_endpoints": {"a": 1}}]},
+        {"endpoints": [{"lb_endpoints": [{"endpoint": 1}]}]},
+        {"endpoints": [{"lb_endpoints": [{"endpoint": {"address": []}}]}]},
+        {"endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": 1}}}]}]},
+    ):
+        with pytest.raises(NoDumpError, match=r"is no (list of objects|object)"):
+            dumped("Endpoints", "dynamic_endpoint_configs", {"endpoint_config": {"cluster_name": "a", **wrong}})
     odd = {"configs": [1, {"@type": "x.ClustersConfigDump", "static_clusters": [1, {"cluster": 2}, {}]}]}
     assert [each.name for each in read_dump(odd)] == ["", ""]
+
+
+async def test_an_admin_interface_may_be_a_unix_socket(tmp_path: Path) -> None:
+    body = b'{"configs": {}}'
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    path = tmp_path / "admin.sock"
+    async with await asyncio.start_unix_server(answer, path):
+        done = await shell(f"xds config n --admin unix:{path}", cwd=tmp_path)
+    assert (done.returncode, "that is no config dump" in done.stderr) == (1, True), done.stderr
+    assert asked[0].startswith(b"GET /config_dump?include_eds HTTP/1.1")
+    done = await shell(f"xds config n --admin unix:{tmp_path}/none", cwd=tmp_path)
+    assert (done.returncode, "No such file" in done.stderr) == (5, True), done.stderr

@@ -10,8 +10,10 @@ from support import resources as r
 from support.server import XdsServer
 
 from tests.cli.test_push_commands import Done, shell
+from xds.cli.nodes import joined
 from xds.cli.targets import WrongTargetError, targets_of
 from xds.client import Client, GroupChanges
+from xds.client.results import Nodes
 from xds.model.types import ALIASES, SHORT_NAMES, TYPE_PREFIX, type_url_of
 
 CLUSTER_URL = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -38,6 +40,14 @@ def run(server: XdsServer, tmp_path: Path) -> Run:
         return await shell(script, cwd=tmp_path, XDS_PUSH_ADDRESS=f"127.0.0.1:{server.api_port}", USER="ann")
 
     return run
+
+
+def test_what_is_missing_of_any_page_of_nodes_is_missing_of_the_list() -> None:
+    first = Nodes(nodes=(), missing_workers=("worker 1",), problems=("one",), next="2", missing_replicas=("b: silent",))
+    last = Nodes(nodes=(), missing_workers=("worker 1", "worker 2"), problems=("two",), total=5)
+    told = joined([first, last])
+    assert (told.missing_workers, told.missing_replicas) == (("worker 1", "worker 2"), ("b: silent",))
+    assert (told.problems, told.next, told.total) == (("one", "two"), "", 5)
 
 
 def test_every_type_has_the_names_that_users_try() -> None:

@@ -55,6 +55,15 @@ async def test_a_running_server_asks_for_tokens_from_the_first_one_on(server: Xd
     ]
     verified = await run(f"xds audit --file {listed['file'].removesuffix('.tokens')}.audit --verify", server, tmp_path)
     assert (verified.returncode, verified.stdout.startswith("fine: 6 records")) == (0, True), verified.stderr
+    audit = f"{listed['file'].removesuffix('.tokens')}.audit"
+    for edit, code in (("", 0), ("head -c -1", 0), ("tail -n +2", 0), ("sed s/admin/owner/", 1)):
+        copy = tmp_path / "copy"
+        await shell(f"{edit or 'cat'} {audit} > {copy}", cwd=tmp_path)
+        told = await run(f"xds audit --file {copy} --verify -o json", server, tmp_path)
+        found = json.loads(told.stdout)
+        assert (told.returncode, bool(found["problems"]), found["file"]) == (code, bool(code), str(copy)), edit
+        assert found["records"] == (5 if edit.startswith("tail") else 6)
+        copy.unlink()
     server.stop()
     used = json.loads((await run("xds tokens list -o json", server, tmp_path)).stdout)["tokens"]
     assert all(time.time() - 600 < each["last_used_at"] <= time.time() for each in used)

@@ -64,7 +64,7 @@ def audit(
     Every server has its own log, so of several replicas ask each.
     """
     if verify:
-        _verify(file)
+        _verify(file, output)
         return
     since_s = _time(since) if since else None
     if file is not None:
@@ -101,7 +101,7 @@ def _read(file: Path, **wanted: Any) -> list[dict[str, Any]]:
         fail(f"--file: {file}: {error.strerror}", code=EXIT_USAGE)
 
 
-def _verify(file: Path | None) -> None:
+def _verify(file: Path | None, output: str) -> None:
     from xds.access.audit import verify_audit
 
     if file is None or not file.exists():
@@ -110,11 +110,14 @@ def _verify(file: Path | None) -> None:
         total, problems = verify_audit(file)
     except OSError as error:
         fail(f"--file: {file}: {error.strerror}", code=EXIT_USAGE)
-    for problem in problems[:100]:
+    if output != "table":
+        print_as(output, {"file": str(file), "records": total, "problems": list(problems)})
+    for problem in problems[:100] if output == "table" else ():
         warn(problem)
     if problems:
         fail(f"the chain is broken in {count(len(problems), 'place')}", code=EXIT_FAILED)
-    say(f"fine: {count(total, 'record')}; compare the last one's chain with that in the server's own log")
+    if output == "table":
+        say(f"fine: {count(total, 'record')}; compare the last one's chain with that in the server's own log")
 
 
 def _time(text: str) -> float:

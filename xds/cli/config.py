@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,7 +54,7 @@ def config(
     node: Annotated[
         str, typer.Argument(help="The node's id, which says what it should have.", autocompletion=complete_node)
     ],
-    admin: Annotated[str, typer.Option(metavar="HOST:PORT", help="The Envoy's admin address.")] = "",
+    admin: Annotated[str, typer.Option(metavar="HOST:PORT", help="The Envoy's admin address; or unix:/PATH.")] = "",
     exec_: Annotated[
         str, typer.Option("--exec", metavar="COMMAND", help="Prints the config dump; run without a shell.")
     ] = "",
@@ -87,7 +88,10 @@ def config(
         return await _wanted(client, node, group)
 
     named, revision, wanted, nacks = talk(api, token_file, ca, work)
-    found = compare(held, wanted, nacks)
+    try:
+        found = compare(held, wanted, nacks)
+    except RecursionError:
+        fail("that is no config dump: it is nested too deeply", code=EXIT_FAILED)
     absent = [_short(type_url) for type_url in types_not_in(held, wanted)]
     if output != "table":
         counts = {state: number for state, number in _counts(found).items() if number}
@@ -159,9 +163,20 @@ def _fetch(admin: str) -> bytes:
 
     from xds.address import Address
 
+    class Connection(HTTPConnection):
+        """A connection that may be to a unix socket."""
+
+        def connect(self) -> None:
+            if not address.is_unix:
+                super().connect()
+                return
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(ANSWER_S_MAX)
+            self.sock.connect(address.path)
+
     try:
         address = Address.parse(admin)
-        connection = HTTPConnection(address.host, address.port, timeout=ANSWER_S_MAX)
+        connection = Connection(address.host or "localhost", address.port, timeout=ANSWER_S_MAX)
         connection.request("GET", PATH)
         answer = connection.getresponse()
         text = answer.read(DUMP_BYTES_MAX + 1)

@@ -132,6 +132,8 @@ def _listed(part: Json, key: str) -> list[Json]:
 def _held(type_url: str, item: Json, key: str, kind: str, name: str = "") -> Held:
     content = item.get(key) if isinstance(item.get(key), dict) else {}
     assert isinstance(content, dict)
+    if type_url == ENDPOINTS:
+        _endpoints(content)  # raises NoDumpError
     error = item.get("error_state") if isinstance(item.get("error_state"), dict) else None
     details = "" if error is None else str(error.get("details", "it rejected an update"))
     failed = None if error is None else error.get("failed_configuration")
@@ -276,17 +278,37 @@ def _is_redacted(value: Any) -> bool:
 
 
 def _endpoints(assignment: Json) -> Json:
-    """Return an assignment by addresses. Envoy shows its hosts, not the message that it got: defaults are filled in."""
+    """Return an assignment by addresses. Envoy shows its hosts, not the message that it got: defaults are filled in.
+
+    Raises NoDumpError.
+    """
     found: Json = {}
-    for locality in assignment.get("endpoints", []):
-        place = "/".join(str(locality.get("locality", {}).get(key, "")) for key in ("region", "zone", "sub_zone"))
-        for each in locality.get("lb_endpoints", []):
-            address = each.get("endpoint", {}).get("address", {})
-            socket = address.get("socket_address", {})
+    for locality in _objects(assignment, "endpoints"):
+        named = _object(locality, "locality")
+        place = "/".join(str(named.get(key, "")) for key in ("region", "zone", "sub_zone"))
+        for each in _objects(locality, "lb_endpoints"):
+            address = _object(_object(each, "endpoint"), "address")
+            socket = _object(address, "socket_address")
             where = f"{socket.get('address')}:{socket.get('port_value', 0)}" if socket else str(address)
             found[where] = {
                 "locality": place.rstrip("/"),
                 "priority": locality.get("priority", 0),
                 "weight": each.get("load_balancing_weight", 1),
             }
+    return found
+
+
+def _object(part: Json, key: str) -> Json:
+    """Return an object in a part of a dump, an empty one if there is none. Raises NoDumpError for something else."""
+    found = part.get(key, {})
+    if not isinstance(found, dict):
+        raise NoDumpError(f"`{key}` is no object")
+    return found
+
+
+def _objects(part: Json, key: str) -> list[Json]:
+    """Return a list of objects in a part of a dump, as ``_object`` does."""
+    found = part.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise NoDumpError(f"`{key}` is no list of objects")
     return found

@@ -22,6 +22,8 @@ from xds.cli.targets import WrongTargetError, targets_of
 from xds.reporting.escaping import json_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from xds.client import Client, NodeProgress, Nodes, TypeProgress
 
 NODES_EPILOG = examples_of(
@@ -88,18 +90,35 @@ def nodes(
         return pages
 
     pages = talk(api, token_file, ca, read)
-    found = [each for page in pages for each in page.nodes]
-    last = pages[-1]
+    last = joined(pages)
+    found = last.nodes
     warn_of_missing(last)
     states = {name: sum(each.state == name for each in found) for name in STATES}
     if output != "table":
-        print_as(output, {**nodes_json(last, found), "states": states})
+        print_as(output, {**nodes_json(last), "states": states})
         return
     columns = ["node", "group", "state", "revision", "accepted", "envoy", "address", "since"]
     print_table(columns, [_row(each) for each in found], right=("revision", "accepted"))
     say("", ", ".join(f"{number:,} {name}" for name, number in states.items() if number or name != "gone"))
     if last.next:
         say(f"{len(found):,} of {last.total:,} are shown; the next: --cursor {last.next}")
+
+
+def joined(pages: "Sequence[Nodes]") -> "Nodes":
+    """Return several pages of a list as one: what is missing of any of them is missing of the list."""
+    from dataclasses import replace
+    from itertools import chain
+
+    def all_of(texts: "Iterable[Iterable[str]]") -> tuple[str, ...]:
+        return tuple(dict.fromkeys(chain.from_iterable(texts)))
+
+    return replace(
+        pages[-1],
+        nodes=tuple(chain.from_iterable(page.nodes for page in pages)),
+        missing_workers=all_of(page.missing_workers for page in pages),
+        missing_replicas=all_of(page.missing_replicas for page in pages),
+        problems=all_of(page.problems for page in pages),
+    )
 
 
 def _row(each: "NodeProgress") -> list[str]:
@@ -131,10 +150,10 @@ def warn_of_missing(answer: "Nodes") -> None:
         warn(f"the server serves, but {problem}")
 
 
-def nodes_json(answer: "Nodes", found: "list[NodeProgress]") -> Json:
+def nodes_json(answer: "Nodes") -> Json:
     """Return nodes as JSON."""
     return {
-        "nodes": [_node_json(each) for each in found],
+        "nodes": [_node_json(each) for each in answer.nodes],
         "next": answer.next,
         "total": answer.total,
         "missing_workers": list(answer.missing_workers),
@@ -176,7 +195,7 @@ def node(
     answer, found = talk(api, token_file, ca, read)
     warn_of_missing(answer)
     if output != "table":
-        print_as(output, {**nodes_json(answer, list(answer.nodes)), **found})
+        print_as(output, {**nodes_json(answer), **found})
         return
     for each in answer.nodes:
         if each.state == "gone":
