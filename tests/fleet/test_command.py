@@ -39,6 +39,13 @@ async def test_a_run_prints_tables_and_writes_a_result_that_can_be_drawn(tmp_pat
     assert (code, errors, (tmp_path / "x.svg").exists()) == (0, "", True)
 
 
+async def test_a_result_that_can_not_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    async with ours() as served:
+        for path, why in ((tmp_path / "none" / "result.json", "No such file"), (tmp_path, "Is a directory")):
+            code, out, errors = await fleet("--server", str(served.address), "--streams", "3", "--json", path)
+            assert (code, out, why in errors, "--json" in errors) == (2, "", True, True), errors
+
+
 async def test_json_on_stdout_is_json_alone() -> None:
     async with ours() as served:
         code, out, errors = await fleet("--server", str(served.address), "--streams", "3", "--json", "-")

@@ -256,6 +256,8 @@ def _run(options: "FleetOptions", json_file: str | None) -> None:
 
     from xds.fleet.run import run
 
+    if json_file not in (None, "-"):
+        _must_be_writable(json_file)
     try:
         with _progress() as on_progress:
             result = uvloop.run(run(options, on_progress))
@@ -274,6 +276,17 @@ def _run(options: "FleetOptions", json_file: str | None) -> None:
                 fail(f"the result can't be written to {json_file}: {error.strerror}", code=EXIT_FAILED)
     if not result.ok:
         fail(*result.problems, code=EXIT_FAILED)
+
+
+def _must_be_writable(path: str) -> None:
+    """Exit if a file can't be written, before the run whose result it is to have; what it has stays until then."""
+    is_new = not Path(path).exists()
+    try:
+        open_private(Path(path), "a").close()
+        if is_new:
+            Path(path).unlink()
+    except OSError as error:
+        fail(f"--json: {path} can't be written: {error.strerror}", code=EXIT_USAGE)
 
 
 def _print(result: "Result", stream: Any) -> None:
