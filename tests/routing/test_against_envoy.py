@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from routing.managers import scenes, subset_clusters
 from routing.tables import UPSTREAMS, Case, matcher_cases, matcher_hosts, says, shop_cases, table
 from support import resources as r
 from support.envoy import EnvoyProcess
@@ -20,6 +21,7 @@ from support.server import XdsServer
 from support.upstream import Upstreams
 
 from xds.routing.answer import Answer as Way
+from xds.routing.answer import ClusterWay
 from xds.routing.evaluate import find_way
 from xds.routing.request import Request, read_request
 from xds.routing.resources import Resources
@@ -122,6 +124,7 @@ def listeners(authority: Authority) -> list[Json]:
         r.listener("ignoring", 0, inline=table("ignoring", validate_clusters=False, **ignoring)),
         r.filter_listener("scoped", 0, "http", scoped),
         by_chain,
+        *(r.filter_listener(name, 0, "http", manager) for name, (manager, _) in scenes().items()),
         r.secret("certificate", pair.cert_text, pair.key_text),
         r.scoped_route("one", "scope-one", "x") | {"key": {"fragments": [{"string_key": "x"}, {"string_key": "eu"}]}},
         r.scoped_route("two", "scope-two", "y") | {"key": {"fragments": [{"string_key": "y"}, {"string_key": "eu"}]}},
@@ -139,6 +142,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
     async with Upstreams(*UPSTREAMS) as upstreams:
         resources = [
             *(r.static_cluster(name, upstreams.ports[name]) for name in UPSTREAMS),
+            *subset_clusters(upstreams.ports["web"]),
             table(validate_clusters=False),
             table("matchers", matcher_hosts()),
             *listeners(authority),
@@ -156,10 +160,14 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 
 async def send(port: int, request: Request, tls: ssl.SSLContext | None = None) -> Answer | None:
     """Return Envoy's answer to a request, None if it closes the connection."""
-    head = [f"{request.method} {request.path} HTTP/1.1", f"host: {request.host}"]
-    head += [f"{name}: {value}" for name, value in request.headers if name[0] != ":" and name != "x-forwarded-proto"]
-    head += [f"{name}: {value}" for name, value in request.headers if name == "x-forwarded-proto" and value != "http"]
-    text = "\r\n".join([*head, "connection: close", "content-length: 0", "", ""])
+    target = request.host if request.method == "CONNECT" else request.path
+    head = [f"{request.method} {target} HTTP/1.1", f"host: {request.host}"]
+    head += [f"{name}: {value}" for name, value in request.headers if name[0] != ":"]
+    if not request.values("connection") and request.method != "CONNECT":
+        head.append("connection: close")
+    if request.method != "CONNECT" and not request.values("upgrade"):
+        head.append("content-length: 0")
+    text = "\r\n".join([*head, "", ""])
     server_name = request.server_name or "" if tls else None
     async with asyncio.timeout(20):
         try:
@@ -167,9 +175,19 @@ async def send(port: int, request: Request, tls: ssl.SSLContext | None = None) -
         except (OSError, ssl.SSLError):
             return None
         writer.write(text.encode())
-        data = await reader.read(-1)
+        data = await _read_answer(reader)
         writer.transport.abort()
     return _parse(data, request.method) if data else None
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> bytes:
+    """Return one answer. Envoy keeps the connection open for a second after some."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    length = re.search(rb"content-length: (\d+)", head)
+    return head + (await reader.readexactly(int(length[1])) if length else b"")
 
 
 def seen(answer: Answer | None) -> dict[str, Any]:
@@ -209,9 +227,23 @@ def expected(way: Way) -> list[dict[str, Any]]:
     if outcome.location:
         found["location"] = outcome.location
     if outcome.status is not None:
-        return [found | {"status": outcome.status}]
-    at = {"path": outcome.path, "authority": outcome.host} if "route" in found else {}
-    return [found | at | {"status": 200, "cluster": each.name} for each in outcome.clusters]
+        named = found | {"status": outcome.status}
+        return [named, {"status": 403}] if "the upgrade to" in outcome.what else [named]
+    if way.request["method"] == "CONNECT":  # Envoy answers as soon as it has a connection to the endpoint
+        return [found | {"status": 200}]
+    if "route" not in found:
+        return [found | {"status": 200, "cluster": each.name} for each in outcome.clusters]
+    return [
+        _through(found | {"path": outcome.path, "authority": each.host or outcome.host}, each)
+        for each in outcome.clusters
+    ]
+
+
+def _through(found: dict[str, Any], cluster: ClusterWay) -> dict[str, Any]:
+    """Return what Envoy answers by way of a cluster. Those with subsets have the endpoint of another one."""
+    if cluster.endpoints_total == 0:
+        return {key: found[key] for key in ("host", "route")} | {"status": 503}
+    return found | {"status": 200, "cluster": "web" if cluster.name.startswith("subsets") else cluster.name}
 
 
 async def compare(scene: Scene, listener: str, cases: Iterable[Case], tls: bool = False) -> tuple[int, list[str]]:
@@ -250,6 +282,14 @@ async def test_every_matcher_of_headers_queries_and_cookies_is_evaluated_as_envo
     count, differences = await compare(scene, "matchers", matcher_cases())
     assert not differences, "\n".join(differences)
     assert count >= 300
+
+
+@pytest.mark.parametrize("name", list(scenes()))
+async def test_managers_change_and_refuse_requests_as_we_say(scene: Scene, name: str) -> None:
+    cases = scenes()[name][1]
+    count, differences = await compare(scene, name, cases)
+    assert not differences, "\n".join(differences)
+    assert count == len(cases)
 
 
 async def test_paths_are_normalized_as_envoy_does(scene: Scene) -> None:

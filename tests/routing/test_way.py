@@ -313,6 +313,70 @@ def test_a_matcher_of_unknown_inputs_leaves_the_outcome_unknown() -> None:
     assert (found.outcome.kind, found.is_certain) == ("unknown", False)
 
 
+def test_mappers_of_local_replies_are_a_doubt() -> None:
+    status = {"comparison": {"op": "EQ", "value": {"default_value": 404, "runtime_key": "x"}}}
+    mapper = {"filter": {"status_code_filter": status}, "status_code": 299}
+    resources = http(to("web", {"path": "/there"}))
+    resources[0]["filter_chains"][0]["filters"][0]["typed_config"]["local_reply_config"] = {"mappers": [mapper]}
+    found = way(resources, "http://a.example/")
+    assert (found.outcome.status, "its mappers may change" in doubts(found)[0]) == (404, True)
+    assert way(resources, "http://a.example/there").is_certain
+
+
+def test_headers_that_envoy_may_remove_are_not_known() -> None:
+    named = [{"name": name, "present_match": True} for name in ("x-envoy-retry-on", "x-envoy-original-path")]
+    routes = [says({"prefix": "/", "headers": [each]}, 200 + at) for at, each in enumerate(named)]
+    resources = http(*routes, says({"prefix": "/"}, 204))
+    assert way(resources, "http://a.example/").is_certain
+    found = way(resources, "http://a.example/", headers=["x-envoy-retry-on: 5xx"])
+    assert (found.outcome.status, "Envoy may set, change or remove it" in doubts(found)[0]) == (204, True)
+    asked = {"headers": ["x-envoy-original-path: /a"]}
+    assert (way(resources, "http://a.example/", **asked).outcome.status, way(resources, "http://a/").is_certain) == (
+        201,
+        True,
+    )
+    resources[0]["filter_chains"][0]["filters"][0]["typed_config"]["use_remote_address"] = True
+    assert not way(resources, "http://a.example/", **asked).is_certain
+
+
+def test_a_cluster_of_a_header_that_envoy_may_change_is_unknown() -> None:
+    resources = http({"match": {"prefix": "/"}, "route": {"cluster_header": "x-forwarded-for"}})
+    assert way(resources, "http://a.example/", headers=["x-forwarded-for: web"]).outcome.kind == "unknown"
+
+
+def test_a_weighted_cluster_whose_header_is_missing_is_said() -> None:
+    clusters = [{"name": "web", "weight": 1}, {"cluster_header": "x-c", "weight": 1}]
+    resources = http({"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": clusters}}})
+    found = way(resources, "http://a.example/").outcome.clusters
+    assert [(each.name, each.found) for each in found] == [("web", True), ("that of the header x-c", False)]
+    assert "has no header x-c" in found[1].note
+    (_, found_by_header) = way(resources, "http://a.example/", headers=["x-c: web"]).outcome.clusters
+    assert (found_by_header.name, found_by_header.found) == ("web", True)
+
+
+def test_retries_and_mirrors_around_a_route_count_too() -> None:
+    retries = {"retry_policy": {"retry_on": "5xx", "num_retries": 3}}
+    own = to("web", {"path": "/own"}, retry_policy={"retry_on": "reset"}, request_mirror_policies=[{"cluster": "own"}])
+    hosts = [{"name": "all", "domains": ["*"], "routes": [own, to("web", {"prefix": "/"})], **retries}]
+    for outer, inner, mirror in (
+        ({"cluster": "outer"}, None, "outer"),
+        ({"cluster": "outer"}, {"cluster": "in"}, "in"),
+    ):
+        mirrors = {"request_mirror_policies": [inner]} if inner else {}
+        routes = table("main", [hosts[0] | mirrors], request_mirror_policies=[outer])
+        resources = [r.listener("ingress", 80, "main"), routes, r.static_cluster("web", 1)]
+        about = way(resources, "http://a.example/").outcome.about
+        assert (about["retries"], about["request_mirror_policies"]) == ("3 on 5xx", mirror)
+        about = way(resources, "http://a.example/own").outcome.about
+        assert (about["retries"], about["request_mirror_policies"]) == ("1 on reset", "own")
+
+
+def test_a_connection_to_a_cluster_that_is_not_there_is_not_certain() -> None:
+    found = way([r.tcp_listener("a", 5432, "nope")], "tcp://127.0.0.1:5432")
+    assert ("Envoy closes the connection" in found.outcome.what, found.is_certain) == (True, False)
+    assert doubts(found) == ["clusters/nope: the group lacks it; only Envoy's own bootstrap may have it"]
+
+
 def test_tls_is_looked_at() -> None:
     found = way(http(to("web", {"prefix": "/"}), port=443), "https://a.example/")
     assert (found.outcome.kind, "does not terminate TLS" in found.outcome.what) == ("error", True)

@@ -1,6 +1,7 @@
 """What a route does with a request: it redirects, answers, or chooses clusters and rewrites path and host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import re2
@@ -8,26 +9,28 @@ import re2
 from xds.routing.answer import ClusterWay, EndOfWayError, Notes, Outcome
 from xds.routing.clusters import way_of
 from xds.routing.fields import is_set, optional
+from xds.routing.http import must_know
 from xds.routing.request import Request
 from xds.routing.resources import Resources
-from xds.routing.routes import path_to_match, template_regex
+from xds.routing.routes import is_case_sensitive, template_regex
+from xds.schema.formats import ascii_lower
 
 _NOT_FOUND = {0: 503, 1: 404, 2: 500}
 _REDIRECTS = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 _TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
 
 
-def outcome_of(resources: Resources, routes: Any, route: Any, request: Request, notes: Notes) -> Outcome:
-    """Return what becomes of a request that a route takes."""
+def outcome_of(resources: Resources, outer: Sequence[Any], route: Any, request: Request, notes: Notes) -> Outcome:
+    """Return what becomes of a request that a route takes. ``outer``: the route configuration, and the virtual host."""
     kind, shown = route.WhichOneof("action"), resources.shown(route)
     if kind and getattr(shown, kind) != getattr(route, kind):
         notes.doubt(kind, "parts of it are hidden, so what comes of them is not shown as it is")
     if kind == "redirect":
-        return _redirect(resources, routes, route.match, shown.redirect, request, notes)
+        return _redirect(resources, route.match, shown.redirect, request, notes)
     if kind == "direct_response":
         return _answer(shown.direct_response, request, notes)
     if kind == "route":
-        return _forward(resources, routes, route, shown, request, notes)
+        return _forward(resources, outer, route, shown, request, notes)
     if kind == "non_forwarding_action":
         return Outcome(kind="error", what="the route does not forward (for gRPC servers): Envoy can't use it")
     return Outcome(kind="unknown", what=f"the route's action is {kind}")
@@ -48,19 +51,18 @@ def _answer(response: Any, request: Request, notes: Notes) -> Outcome:
     what = f"Envoy answers {response.status} itself"
     location = ""
     if response.status == 201 or 300 <= response.status < 400:  # Envoy then says where, which is here
-        proto = request.header("x-forwarded-proto") or request.header(":scheme")
-        location = f"{proto}://{request.host}{request.path}"
+        location = f"{request.header(':scheme')}://{request.host}{request.path}"
     return Outcome(kind="direct_response", what=what, status=response.status, body=text, location=location)
 
 
-def _redirect(resources: Resources, routes: Any, match: Any, action: Any, request: Request, notes: Notes) -> Outcome:
+def _redirect(resources: Resources, match: Any, action: Any, request: Request, notes: Notes) -> Outcome:
     path = request.path
     if action.WhichOneof("path_rewrite_specifier") in ("prefix_rewrite", "regex_rewrite"):
-        path = rewritten(resources, routes, match, action, request)
+        path = rewritten(resources, match, action, request)
     elif optional(action, "path_rewrite"):
         notes.doubt("redirect", "path_rewrite is a format of the request, which is not evaluated")
-    proto = request.header("x-forwarded-proto") or request.header(":scheme") or "http"
-    scheme = "https" if action.https_redirect else action.scheme_redirect or proto
+    proto = request.header("x-forwarded-proto") or "http"
+    scheme = "https" if action.https_redirect else action.scheme_redirect or request.header(":scheme") or "http"
     port = f":{action.port_redirect}" if action.port_redirect else ""
     host = action.host_redirect or _redirect_host(request.host, proto, scheme, port)
     before, mark, query = path.partition("?")
@@ -79,20 +81,21 @@ def _redirect_host(host: str, proto: str, scheme: str, port: str) -> str:
     name, colon, own = host.rpartition(":")
     if not colon or not own.isdigit():
         return host
-    is_default = scheme != proto and own == {"http": "80", "https": "443"}.get(proto)
+    is_default = scheme != proto and own == {"http": "80", "https": "443"}.get(proto.lower())
     return name if port or is_default else host
 
 
-def rewritten(resources: Resources, routes: Any, match: Any, action: Any, request: Request) -> str:
+def rewritten(resources: Resources, match: Any, action: Any, request: Request) -> str:
     """Return the request's path after ``prefix_rewrite``, ``regex_rewrite`` or ``path_rewrite_policy`` of an action."""
     path, mark, query = request.path.partition("?")
     rest = mark + query
     if action.prefix_rewrite:
         kind = match.WhichOneof("path_specifier")
-        taken = len(getattr(match, kind)) if kind in ("prefix", "path_separated_prefix") else len(path)
-        if kind not in ("prefix", "path_separated_prefix"):
-            taken = len(path_to_match(routes, request))
-        return str(action.prefix_rewrite) + path[taken:] + rest
+        taken = getattr(match, kind) if kind in ("prefix", "path", "path_separated_prefix") else path
+        begins = path.startswith(taken)
+        if not is_case_sensitive(match):
+            begins = ascii_lower(path).startswith(ascii_lower(taken))
+        return (str(action.prefix_rewrite) + path[len(taken) :] if begins else path) + rest
     if action.HasField("regex_rewrite"):
         pattern, substitution = action.regex_rewrite.pattern.regex, action.regex_rewrite.substitution
         return substituted(pattern, substitution, path) + rest
@@ -126,15 +129,19 @@ def substituted(pattern: str, substitution: str, text: str) -> str:
     return str(re2.sub(pattern, replace, text))
 
 
-def _forward(resources: Resources, routes: Any, route: Any, shown: Any, request: Request, notes: Notes) -> Outcome:
+def _forward(
+    resources: Resources, outer: Sequence[Any], route: Any, shown: Any, request: Request, notes: Notes
+) -> Outcome:
     """Return the clusters of a route, and what goes upstream. ``shown``: the route without what is hidden."""
     action = route.route
     clusters = _clusters(resources, action, request, notes)
     status = _NOT_FOUND.get(action.cluster_not_found_response_code, 503)
     names = ", ".join(f"{each.name} ({each.share:.2%})" if each.share < 1 else each.name for each in clusters)
     missing = [each for each in clusters if not each.found]
-    path = _path_upstream(resources, routes, route.match, shown.route, request, notes)
-    host = _host_upstream(shown.route, request)
+    path = _path_upstream(resources, route.match, shown.route, request, notes)
+    host = _host_upstream(shown.route, request, notes)
+    if host:  # it counts more than a weighted cluster's own
+        clusters = [replace(each, host="") for each in clusters]
     what = f"it goes to {'one of the clusters' if len(clusters) > 1 else 'the cluster'} {names}"
     if missing and len(missing) == len(clusters):
         what += f", which the group does not have: Envoy answers {status}"
@@ -144,32 +151,35 @@ def _forward(resources: Resources, routes: Any, route: Any, shown: Any, request:
         status=status if missing and len(missing) == len(clusters) else None,
         clusters=tuple(clusters),
         path=path,
-        host=host,
-        about=_about(shown.route),
+        host=host or request.host,
+        about=_about(outer, shown.route),
     )
 
 
-def _path_upstream(resources: Resources, routes: Any, match: Any, action: Any, request: Request, notes: Notes) -> str:
+def _path_upstream(resources: Resources, match: Any, action: Any, request: Request, notes: Notes) -> str:
     if optional(action, "path_rewrite"):
         notes.doubt("route", "path_rewrite is a format of the request, which is not evaluated")
     policy = optional(action, "path_rewrite_policy")
     if policy and policy.name and not policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE):
         notes.doubt("route", f"path_rewrite_policy {policy.name} is not evaluated")
-    return rewritten(resources, routes, match, action, request)
+    return rewritten(resources, match, action, request)
 
 
-def _host_upstream(action: Any, request: Request) -> str:
+def _host_upstream(action: Any, request: Request, notes: Notes) -> str:
+    """Return the host that a route sends upstream, "" for that of the request."""
     kind = action.WhichOneof("host_rewrite_specifier")
     if kind == "host_rewrite_literal":
         return str(action.host_rewrite_literal)
     if kind == "host_rewrite_header":
-        return request.header(action.host_rewrite_header) or request.host
+        if action.host_rewrite_header.lower() in request.unsure:
+            notes.doubt("route", f"the header {action.host_rewrite_header}, which is the host, may be changed by Envoy")
+        return request.header(action.host_rewrite_header) or ""
     if kind == "host_rewrite_path_regex":
         regex = action.host_rewrite_path_regex
         return substituted(regex.pattern.regex, regex.substitution, request.path.partition("?")[0])
     if kind == "auto_host_rewrite" and action.auto_host_rewrite.value:
         return "the host name of the endpoint"
-    return "a format of the request" if kind == "host_rewrite" else request.host
+    return "a format of the request" if kind == "host_rewrite" else ""
 
 
 def _clusters(resources: Resources, action: Any, request: Request, notes: Notes) -> list[ClusterWay]:
@@ -178,6 +188,7 @@ def _clusters(resources: Resources, action: Any, request: Request, notes: Notes)
     if kind == "cluster":
         return [way_of(resources, notes, action.cluster, subset=subset)]
     if kind == "cluster_header":
+        must_know(request, action.cluster_header, "the cluster is chosen by", tells=True)
         name = request.header(action.cluster_header)
         if not name:
             what = f"the request has no header {action.cluster_header}, which names the cluster"
@@ -200,10 +211,19 @@ def _weighted(resources: Resources, weighted: Any, request: Request, subset: Any
     for each in weighted.clusters:
         if not each.weight.value:
             continue
-        name = each.name or request.header(each.cluster_header) or ""
         share = each.weight.value / total
         merged = _merged(subset, each.metadata_match if each.HasField("metadata_match") else None)
-        ways.append(way_of(resources, notes, name, share=share, subset=merged))
+        if not each.name:
+            must_know(request, each.cluster_header, "a cluster is chosen by", tells=True)
+        name = each.name or request.header(each.cluster_header)
+        if not name:
+            note = f"the request has no header {each.cluster_header}, which names the cluster: it fails"
+            ways.append(
+                ClusterWay(name=f"that of the header {each.cluster_header}", share=share, found=False, note=note)
+            )
+            continue
+        way = way_of(resources, notes, name, share=share, subset=merged)
+        ways.append(replace(way, host=each.host_rewrite_literal))
     return ways
 
 
@@ -218,23 +238,28 @@ def _merged(outer: Any, inner: Any) -> Any:
     return made
 
 
-def _about(action: Any) -> dict[str, str]:
+def _about(outer: Sequence[Any], action: Any) -> dict[str, str]:
+    """Return further settings. Retries and mirrors of a route count more than those around it."""
     timeout = _seconds(action.timeout) if action.HasField("timeout") else 15.0
     made = {"timeout": f"{timeout:g}s" if timeout else "none"}
     if action.HasField("idle_timeout"):
         made["idle_timeout"] = f"{_seconds(action.idle_timeout):g}s"
-    if action.HasField("retry_policy"):
-        policy = action.retry_policy
+    policies = [each.retry_policy for each in (action, outer[1]) if each.HasField("retry_policy")]
+    if policies:
+        policy = policies[0]
         number = policy.num_retries.value if policy.HasField("num_retries") else 1
         made["retries"] = f"{number} on {policy.retry_on or 'nothing'}"
     for field, said in _SAID.items():
         if value := getattr(action, field):
             made[field] = said(value)
+    mirrors = [each for message in (action, *reversed(outer)) if (each := optional(message, _MIRRORS))]
+    if mirrors:
+        made[_MIRRORS] = ", ".join(each.cluster or each.cluster_header for each in mirrors[0])
     return made
 
 
+_MIRRORS = "request_mirror_policies"
 _SAID: dict[str, Callable[[Any], str]] = {
-    "request_mirror_policies": lambda found: ", ".join(each.cluster or each.cluster_header for each in found),
     "hash_policy": lambda found: ", ".join(each.WhichOneof("policy_specifier") or "" for each in found),
     "upgrade_configs": lambda found: ", ".join(each.upgrade_type for each in found),
 }

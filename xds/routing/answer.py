@@ -69,6 +69,8 @@ class ClusterWay:
     endpoints_total: int = 0
     endpoints: tuple[EndpointWay, ...] = ()
     through: tuple["ClusterWay", ...] = ()
+    host: str = ""
+    """The host that is sent upstream, where the weighted cluster has one of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +180,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 def _cluster_json(way: ClusterWay) -> dict[str, Any]:
     told: dict[str, Any] = {"name": way.name, "share": round(way.share, 6), "found": way.found}
-    told |= {key: value for key in ("kind", "policy", "note") if (value := getattr(way, key))}
+    told |= {key: value for key in ("kind", "policy", "note", "host") if (value := getattr(way, key))}
     if way.found:
         told["endpoints_total"] = way.endpoints_total
         told["endpoints"] = [

@@ -7,6 +7,7 @@ from google.protobuf import json_format
 
 from xds.model.types import CLUSTER, ENDPOINTS, LOCALITY_ENDPOINTS
 from xds.routing.answer import ClusterWay, EndpointWay, Notes
+from xds.routing.fields import optional
 from xds.routing.resources import Resources
 
 ENDPOINTS_MAX = 100
@@ -66,9 +67,13 @@ def _with_endpoints(resources: Resources, cluster: Any, share: float, subset: An
         note = "the addresses are what DNS answers to Envoy"
     endpoints = list(_endpoints(resources, assignment))
     notes = [note] if note else []
-    if cluster.HasField("lb_subset_config"):
+    if cluster.lb_subset_config.subset_selectors:  # without any, Envoy has no subsets
         endpoints, said = _subset(cluster, endpoints, subset)
         notes.append(said)
+        if cluster.lb_subset_config.panic_mode_any:
+            notes.append("panic_mode_any may take any endpoint")
+        if optional(cluster.lb_subset_config, "metadata_fallback_policy"):
+            notes.append("fallback_list in the metadata may choose another subset")
     if cluster.health_checks or cluster.HasField("outlier_detection"):
         notes.append("active health checks and outlier detection may exclude endpoints")
     notes += _drops(assignment)
@@ -157,29 +162,50 @@ def _address(resources: Resources, assignment: Any, member: Any) -> str:
     )
 
 
+_FALLBACKS = {0: "NO_FALLBACK", 1: "ANY_ENDPOINT", 2: "DEFAULT_SUBSET"}
+_SELECTORS_FALLBACKS = {1: "NO_FALLBACK", 2: "ANY_ENDPOINT", 3: "DEFAULT_SUBSET", 4: "KEYS_SUBSET"}
+
+
 def _subset(cluster: Any, endpoints: list[Any], wanted: Any) -> tuple[list[Any], str]:
     """Return the endpoints of the subset that a route asks for, and which one it is."""
     given = {} if wanted is None else wanted.filter_metadata
-    fields: dict[str, Any] = dict(given[_SUBSETS].fields) if _SUBSETS in given else {}
+    return _subset_of(cluster, endpoints, dict(given[_SUBSETS].fields) if _SUBSETS in given else {})
+
+
+def _subset_of(cluster: Any, endpoints: list[Any], fields: dict[str, Any]) -> tuple[list[Any], str]:
     said = ", ".join(f"{key}={_shown(value)}" for key, value in sorted(fields.items()))
     config = cluster.lb_subset_config
-    is_selected = any(set(each.keys) == fields.keys() for each in config.subset_selectors)
-    fits = [pair for pair in endpoints if fields and _has_all(pair[1], fields)]
-    if is_selected and fits:
+    selector = next((each for each in config.subset_selectors if fields and set(each.keys) == fields.keys()), None)
+    fits = [pair for pair in endpoints if _has_all(pair[1], fields, config.list_as_any)]
+    if selector is not None and fits:
         return fits, f"the subset {said}"
-    policy = config.DESCRIPTOR.fields_by_name["fallback_policy"].enum_type.values_by_number[config.fallback_policy].name
+    own = _SELECTORS_FALLBACKS.get(selector.fallback_policy) if selector is not None else None
+    policy = own or _FALLBACKS[config.fallback_policy]
     why = f"no subset of the cluster is {said}" if fields else "the route asks for no subset"
+    if policy == "KEYS_SUBSET" and selector is not None:
+        kept = {key: value for key, value in fields.items() if key in selector.fallback_keys_subset}
+        found, then = _subset_of(cluster, endpoints, kept)
+        return found, f"{why}, and its fallback is {', '.join(sorted(kept))}: {then}"
     if policy == "ANY_ENDPOINT":
         return endpoints, f"{why}, and its fallback is any endpoint"
     if policy == "DEFAULT_SUBSET":
         default = dict(config.default_subset.fields)
-        return [pair for pair in endpoints if _has_all(pair[1], default)], f"{why}, and its fallback is default_subset"
+        found = [pair for pair in endpoints if _has_all(pair[1], default, config.list_as_any)]
+        return found, f"{why}, and its fallback is default_subset"
     return [], f"{why}, and it has no fallback: the request fails with 503"
 
 
-def _has_all(metadata: Any, fields: dict[str, Any]) -> bool:
+def _has_all(metadata: Any, fields: dict[str, Any], list_as_any: bool) -> bool:
+    """Return whether an endpoint has all values. ``list_as_any``: one of a list's values is enough."""
     own = metadata.filter_metadata[_SUBSETS].fields if _SUBSETS in metadata.filter_metadata else {}
-    return all(key in own and own[key] == value for key, value in fields.items())
+
+    def has(key: str, value: Any) -> bool:
+        if key not in own:
+            return False
+        is_list = list_as_any and own[key].HasField("list_value")
+        return value in own[key].list_value.values if is_list else bool(own[key] == value)
+
+    return all(has(key, value) for key, value in fields.items())
 
 
 def _shown(value: Any) -> str:

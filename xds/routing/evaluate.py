@@ -6,11 +6,13 @@ from typing import Any
 from xds.routing.actions import outcome_of
 from xds.routing.answer import Answer, EndOfWayError, Notes, Outcome
 from xds.routing.clusters import way_of
-from xds.routing.http import choose_host, doubt_filters, must_use_tls, normalize, routes_of
+from xds.routing.http import choose_host, doubt_filters, must_use_tls, routes_of
 from xds.routing.listeners import choose_chain, choose_listener
+from xds.routing.normalize import normalize
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.routes import choose_route
+from xds.routing.upgrades import filters_for
 from xds.schema.secret_fields import CREDENTIAL_PARAMETERS
 
 _NETWORK = "envoy.extensions.filters.network."
@@ -85,9 +87,17 @@ def _by_http(resources: Resources, manager: Any, request: Request, notes: Notes)
         must_use_tls(host, request, notes)
         route = choose_route(resources, routes, host, request, notes)
         layers.append(route)
-    finally:  # filters may answer requests without a route too
-        doubt_filters(resources, manager, layers, request, notes)
-    outcome = outcome_of(resources, routes, route, request, notes)
+        filters = filters_for(manager, route, request)
+    except EndOfWayError as error:
+        outcome = error.outcome
+        filters = manager.http_filters  # they may answer requests without a route too
+        if outcome.kind == "redirect":
+            filters = filters_for(manager, None, request)  # a refused upgrade counts more
+    else:
+        outcome = outcome_of(resources, [routes, host], route, request, notes)
+    doubt_filters(resources, filters, layers, request, notes)
+    if outcome.status is not None and manager.local_reply_config.mappers:
+        notes.doubt("local_reply_config", "its mappers may change the status, headers and body of Envoy's own answer")
     _note_clusters(outcome, notes)
     return outcome
 
@@ -103,7 +113,10 @@ def _by_tcp(resources: Resources, proxy: Any, notes: Notes) -> Outcome:
         notes.doubt("tcp_proxy", "it fetches clusters on demand")
     ways = tuple(way_of(resources, notes, name, share=share, subset=subset) for name, share in parts)
     said = ", ".join(f"{each.name} ({each.share:.2%})" if each.share < 1 else each.name for each in ways)
-    outcome = Outcome(kind="clusters", what=f"the connection goes to {said} (TCP)", clusters=ways)
+    what = f"the connection goes to {said} (TCP)"
+    if not any(each.found for each in ways):
+        what += ", which the group does not have: Envoy closes the connection"
+    outcome = Outcome(kind="clusters", what=what, clusters=ways)
     _note_clusters(outcome, notes)
     return outcome
 

@@ -1,13 +1,12 @@
-"""The HTTP connection manager: what it does to a request before it routes, its routes, and the virtual host."""
+"""The HTTP connection manager: its routes, the virtual host, its filters."""
 
-import posixpath
-import re
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
 from xds.model.types import ROUTE, SCOPED_ROUTE, VIRTUAL_HOST
 from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
-from xds.routing.fields import is_set, optional
+from xds.routing.fields import optional
+from xds.routing.normalize import port_start
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.schema.formats import ascii_lower
@@ -61,66 +60,6 @@ _ANSWERS = {
 }
 """What other filters may do that the resources don't decide."""
 _DISABLED = "envoy.config.route.v3.FilterConfig"
-_ESCAPED_SLASH = re.compile("%2f|%5c", re.IGNORECASE)
-
-
-def normalize(manager: Any, request: Request, notes: Notes) -> Request:
-    """Return the request as the manager routes it: its path and host normalized. Raises EndOfWayError."""
-    if optional(manager, "early_header_mutation_extensions"):
-        notes.doubt("early_header_mutation_extensions", "headers are changed before the route is chosen")
-    if is_set(manager, "path_normalization_options"):
-        notes.doubt("path_normalization_options", "the path may be rewritten before the route is chosen")
-    path, mark, query = request.path.partition("?")
-    action, has_escaped = manager.path_with_escaped_slashes_action, _ESCAPED_SLASH.search(path) is not None
-    if has_escaped and action == 2:
-        what = "the path has an escaped slash, which path_with_escaped_slashes_action refuses"
-        raise EndOfWayError(Outcome(kind="error", what=what, status=400))
-    if action >= 3:
-        path = re.sub("%2f", "/", path, flags=re.IGNORECASE)
-        path = re.sub("%5c", lambda _: "\\", path, flags=re.IGNORECASE)
-    if manager.normalize_path.value:
-        path = _normalized(path)
-    if manager.merge_slashes:
-        path = re.sub("/{2,}", "/", path)
-    if has_escaped and action == 3:
-        what = "path_with_escaped_slashes_action redirects to the unescaped path"
-        location = f"{path}{mark}{query}"
-        raise EndOfWayError(Outcome(kind="redirect", what=what, status=307, location=location))
-    host = request.host
-    name, colon, port = host.rpartition(":")
-    has_port = bool(colon) and port.isdigit()
-    if has_port and (manager.strip_any_host_port or (manager.strip_matching_host_port and int(port) == request.port)):
-        host, has_port = name, False
-    if manager.strip_trailing_host_dot and host.endswith("."):
-        host = host[:-1]
-    changed = {":path": f"{path}{mark}{query}", ":authority": host}
-    if changed[":path"] != request.path:
-        notes.step("normalization", changed[":path"], "the manager normalizes paths")
-    return replace(request, headers=tuple((name, changed.get(name, value)) for name, value in request.headers))
-
-
-def _normalized(path: str) -> str:
-    """Return a path normalized by RFC 3986, section 6, as Envoy's ``normalize_path`` does."""
-    path = path.replace("\\", "/")
-    unreserved = "-._~"
-
-    def unescape(found: re.Match[str]) -> str:
-        character = chr(int(found[1], 16))
-        is_plain = character.isascii() and (character.isalnum() or character in unreserved)
-        return character if is_plain else found[0].upper()
-
-    path = re.sub("%([0-9A-Fa-f]{2})", unescape, path)
-    kept: list[str] = []
-    parts = path.split("/")[1:]
-    for number, part in enumerate(parts):
-        is_last = number == len(parts) - 1
-        if part == "..":
-            kept[-1:] = []
-        if part in (".", ".."):
-            kept += [""] * is_last
-        else:
-            kept.append(part)
-    return posixpath.join("/", "/".join(kept)) if kept and kept[0] else "/" + "/".join(kept)
 
 
 def routes_of(resources: Resources, manager: Any, request: Request, notes: Notes) -> Any:
@@ -147,9 +86,7 @@ def _named_routes(resources: Resources, name: str, because: str, notes: Notes) -
 
 def _scoped(resources: Resources, scoped: Any, request: Request, notes: Notes) -> Any:
     for each in scoped.scope_key_builder.fragments:
-        if each.header_value_extractor.name.lower() in request.hidden:
-            what = f"the scope is chosen by the header {each.header_value_extractor.name}, whose values are hidden"
-            raise EndOfWayError(Outcome(kind="unknown", what=what))
+        must_know(request, each.header_value_extractor.name, "the scope is chosen by")
     key = [_fragment(each.header_value_extractor, request) for each in scoped.scope_key_builder.fragments]
     said = ", ".join(map(repr, key))
     if scoped.HasField("scoped_rds"):
@@ -182,7 +119,7 @@ def _fragment(extractor: Any, request: Request) -> str | None:
     elements = value.split(separator) if separator else [value]
     if extractor.WhichOneof("extract_type") == "element":
         pairs = (each.partition(extractor.element.separator) for each in elements)
-        return next((text for key, mark, text in pairs if mark and key == extractor.element.key), None)
+        return next((text for key, _, text in pairs if key == extractor.element.key), None)
     return elements[extractor.index] if extractor.index < len(elements) else None
 
 
@@ -199,23 +136,47 @@ def choose_host(resources: Resources, routes: Any, request: Request, notes: Note
     for name in routes.internal_only_headers:
         if request.values(name):
             notes.doubt(f"routes/{routes.name}", f"the header {name} is removed from requests of outside")
-    header = optional(routes, "vhost_header")
-    wanted = ascii_lower(request.header(header) or "" if header else request.host)
-    if routes.ignore_port_in_host_matching:
-        wanted = re.sub(r":\d+$", "", wanted)
+    header = optional(routes, "vhost_header") or ":authority"
+    wanted = _wanted_host(routes, header, hosts, request)
     best: tuple[tuple[int, int], str, Any] | None = None
     for each in hosts:
         for domain in each.domains:
             rank = _rank(ascii_lower(domain), wanted)
             if rank is not None and (best is None or rank > best[0]):
                 best = (rank, domain, each)
+    said = f"the host is {wanted!r}" if header == ":authority" else f"the header {header} is {wanted!r}"
     chosen = None if best is None else best[2]
     passed = [_passed_host(each, wanted, best) for each in hosts if each is not chosen]
     if best is None:
-        notes.step("virtual host", "none", f"the host is {wanted!r}", passed)
+        notes.step("virtual host", "none", said, passed)
         raise EndOfWayError(Outcome(kind="error", what=f"no virtual host has the domain {wanted!r}", status=404))
     notes.step("virtual host", repr(best[2].name), f"its domain {best[1]!r} fits the host {wanted!r}", passed)
     return best[2]
+
+
+def _wanted_host(routes: Any, header: str, hosts: list[Any], request: Request) -> str:
+    """Return the text that virtual hosts are chosen by. Raises EndOfWayError."""
+    must_know(request, header, "the virtual host is chosen by")
+    value = request.header(header)
+    if value is None and all(domain == "*" for each in hosts for domain in each.domains):
+        value = ""  # Envoy does not look at it then
+    if value is None:
+        what = f"the request has no header {header}, by which the virtual host is chosen"
+        raise EndOfWayError(Outcome(kind="error", what=what, status=404))
+    at = port_start(value) if routes.ignore_port_in_host_matching else -1
+    return ascii_lower(value[: at if at >= 0 else None])
+
+
+def must_know(request: Request, header: str, says: str, *, tells: bool = False) -> None:
+    """Raise EndOfWayError with an unknown outcome if a header is not known, or is hidden and compared.
+
+    ``tells``: its value is only told, to who gave it.
+    """
+    if header.lower() in request.hidden and not tells:
+        raise EndOfWayError(Outcome(kind="unknown", what=f"{says} the header {header}, whose values are hidden"))
+    if header.lower() in request.unsure:
+        what = f"{says} the header {header}, which Envoy may set, change or remove"
+        raise EndOfWayError(Outcome(kind="unknown", what=what))
 
 
 def doubt_specifiers(at: str, message: Any, notes: Notes) -> None:
@@ -244,7 +205,7 @@ def _passed_host(host: Any, wanted: str, best: Any) -> Passed:
 
 def must_use_tls(host: Any, request: Request, notes: Notes) -> None:
     """Raise EndOfWayError if a virtual host redirects requests without TLS."""
-    if (request.header("x-forwarded-proto") or request.header(":scheme")) == "https" or not host.require_tls:
+    if request.header("x-forwarded-proto") == "https" or not host.require_tls:
         return
     location = f"https://{request.host}{request.path}"
     if host.require_tls == 1:
@@ -254,11 +215,13 @@ def must_use_tls(host: Any, request: Request, notes: Notes) -> None:
     raise EndOfWayError(Outcome(kind="redirect", what=what, status=301, location=location))
 
 
-def doubt_filters(resources: Resources, manager: Any, layers: list[Any], request: Request, notes: Notes) -> None:
+def doubt_filters(
+    resources: Resources, filters: Iterable[Any], layers: list[Any], request: Request, notes: Notes
+) -> None:
     """Add a doubt for each HTTP filter that may answer, or change the way; ``layers``: what may disable it, innermost
     last.
     """
-    for filter_ in manager.http_filters:
+    for filter_ in filters:
         type_name, _ = resources.extension(filter_)
         disabled = bool(optional(filter_, "disabled"))
         for layer in layers:

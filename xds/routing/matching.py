@@ -12,10 +12,6 @@ from xds.routing.fields import optional
 from xds.routing.request import Request
 from xds.schema.formats import ascii_lower
 
-SET_BY_ENVOY = frozenset(
-    {"x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address", "x-forwarded-client-cert"}
-)
-"""Request headers that Envoy sets, changes or removes itself before it routes, by what the resources don't say."""
 _HIDDEN = "it carries credentials, so what it must be is hidden"
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
@@ -89,8 +85,8 @@ def match_header(matcher: Any, request: Request, is_hidden: bool = False) -> Ver
     name = matcher.name.lower()
     values = request.values(name)
     kind = matcher.WhichOneof("header_match_specifier") or "present_match"
-    if name in SET_BY_ENVOY:
-        return Verdict(None, f"header {name} is set by Envoy itself")
+    if name in request.unsure:
+        return Verdict(None, f"header {name}: Envoy may set, change or remove it")
     wants_presence = matcher.present_match if matcher.HasField("present_match") else True
     is_compared = bool(values) or bool(optional(matcher, "treat_missing_header_as_empty"))
     if (is_hidden or name in request.hidden) and kind != "present_match" and is_compared:

@@ -13,6 +13,32 @@ PORTS = {"http": 80, "https": 443, "tls": 443, "grpc": 80, "grpcs": 443, "tcp": 
 _TLS = frozenset({"https", "grpcs", "tls"})
 _KEPT = "!#$%&'()*+,/:;=?@[]~{}|^`\"\\<>"
 _PSEUDO = {"host": ":authority"}
+_JOINED = frozenset(
+    {
+        *("accept", "accept-encoding", "access-control-request-headers", "access-control-request-method"),
+        *("authorization", "cache-control", "content-encoding", "content-type", "expect", "grpc-accept-encoding"),
+        *(
+            "grpc-timeout",
+            "if-match",
+            "if-modified-since",
+            "if-none-match",
+            "if-range",
+            "if-unmodified-since",
+            "origin",
+            "pragma",
+            "proxy-status",
+        ),
+        *("referer", "user-agent", "via", "x-client-trace-id", "x-forwarded-for", "x-forwarded-host"),
+        *("x-forwarded-port", "x-forwarded-proto", "x-request-id", "x-envoy-attempt-count"),
+        *("x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node"),
+        *("x-envoy-original-path",),
+    }
+)
+"""Headers that Envoy keeps as one value; of others each value is matched by itself."""
+SET_BY_ENVOY = frozenset(
+    {"x-request-id", "x-forwarded-for", "x-envoy-internal", "x-envoy-external-address", "x-forwarded-client-cert"}
+)
+"""Request headers that Envoy sets, changes or removes itself before it routes, by what the resources don't say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +62,24 @@ class Request:
     """Headers whose matchers are not evaluated, as their values are secrets that an answer could tell."""
     hidden_parameters: frozenset[str] = frozenset()
     """The same of parameters of the query."""
+    unsure: frozenset[str] = SET_BY_ENVOY
+    """Headers of which it is not known what Envoy makes of them before it routes."""
     about: dict[str, str] = field(default_factory=dict)
 
     def values(self, name: str) -> list[str]:
-        """Return the values of a header, in order. Envoy joins those of cookies."""
+        """Return the values of a header, in order, as Envoy has them: of some headers it joins the values."""
         name = _PSEUDO.get(name.lower(), name.lower())
         found = [value for key, value in self.headers if key == name]
-        return ["; ".join(found)] if found and name == "cookie" else found
+        if found and name == "cookie":
+            return ["; ".join(found)]
+        return [",".join(found)] if found and name in _JOINED else found
 
     def header(self, name: str) -> str | None:
-        """Return the value of a header, several joined with commas; None without it."""
+        """Return the first value of a header, None without it."""
+        return next(iter(self.values(name)), None)
+
+    def joined(self, name: str) -> str | None:
+        """Return the values of a header, joined with commas; None without it."""
         found = self.values(name)
         return ",".join(found) if found else None
 
@@ -95,15 +129,14 @@ def read_request(
             given.append(("content-type", "application/grpc"))
     bare = f"[{host}]" if ":" in host else host
     authority = next((value for name, value in given if name in ("host", ":authority")), "")
+    is_bare = port == PORTS[scheme] and method != "CONNECT"
     pseudo = [
-        (":authority", authority or (bare if port == PORTS[scheme] else f"{bare}:{port}")),
+        (":authority", authority or (bare if is_bare else f"{bare}:{port}")),
         (":method", method),
         (":path", path),
         (":scheme", "https" if scheme in _TLS else "http"),
     ]
     rest = [(name, value) for name, value in given if name not in ("host", *(key for key, _ in pseudo))]
-    if not any(name == "x-forwarded-proto" for name, _ in rest):
-        rest.append(("x-forwarded-proto", pseudo[3][1]))
     is_grpc = scheme in ("grpc", "grpcs")
     return Request(
         scheme=scheme,

@@ -10,7 +10,6 @@ from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
 from xds.routing.fields import is_set, optional
 from xds.routing.http import doubt_specifiers
 from xds.routing.matching import (
-    SET_BY_ENVOY,
     YES,
     Verdict,
     all_of,
@@ -64,8 +63,8 @@ def _candidates(resources: Resources, host: Any, request: Request, notes: Notes)
         message = resources.unpack(packed)
         if not packed.type_url.endswith("envoy.type.matcher.v3.HttpRequestHeaderMatchInput") or message is None:
             return False, None
-        name, value = message.header_name.lower(), request.header(message.header_name)
-        return name not in SET_BY_ENVOY and (value is None or name not in request.hidden), value
+        name, value = message.header_name.lower(), request.joined(message.header_name)
+        return name not in request.unsure and (value is None or name not in request.hidden), value
 
     found = evaluate(host.matcher, read, resources.hides)
     if found.unknown:
@@ -129,7 +128,7 @@ def _match_fraction(fraction: Any) -> Verdict:
     return Verdict(None, f"runtime_fraction takes {share * 100:g}% of the requests{key}")
 
 
-def path_to_match(routes: Any, request: Request) -> str:
+def _path_to_match(routes: Any, request: Request) -> str:
     """Return the part of the path that routes look at."""
     path = request.path.partition("?")[0].partition("#")[0]
     return re.sub(r";[^/]*", "", path) if optional(routes, "ignore_path_parameters_in_path_matching") else path
@@ -141,7 +140,7 @@ def _match_path(resources: Resources, routes: Any, match: Any, request: Request)
         return YES if request.method == "CONNECT" else Verdict(False, "the method is not CONNECT")
     if request.method == "CONNECT":
         return Verdict(False, "CONNECT has no path")
-    path = path_to_match(routes, request)
+    path = _path_to_match(routes, request)
     if kind == "safe_regex":
         is_match = full_match(match.safe_regex.regex, path)
     elif kind == "path_match_policy":
@@ -151,11 +150,12 @@ def _match_path(resources: Resources, routes: Any, match: Any, request: Request)
         regex = template_regex(resources.unpack(match.path_match_policy.typed_config).path_template)
         is_match = full_match(regex, path)
     else:
-        is_match = _match_text(kind, getattr(match, kind or "prefix"), path, _is_case_sensitive(match))
+        is_match = _match_text(kind, getattr(match, kind or "prefix"), path, is_case_sensitive(match))
     return YES if is_match else Verdict(False, f"the path is {path!r}")
 
 
-def _is_case_sensitive(match: Any) -> bool:
+def is_case_sensitive(match: Any) -> bool:
+    """Return whether a RouteMatch looks at the case of the path."""
     return not match.HasField("case_sensitive") or bool(match.case_sensitive.value)
 
 
