@@ -12,6 +12,7 @@ from corpus.live import refusals
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from schema import combination_cases, format_cases, lenient_cases, semantic_cases, tls_cases, unvalidated_cases
+from schema.lenient_cases import HTTP2, grpc_checked
 from support import resources as r
 from support.der import INTEGER, SEQUENCE, item, pem, stretched_key
 from support.pki import Authority
@@ -20,6 +21,7 @@ from support.static_envoy import address, hcm, listener, refusal, static_cluster
 
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.schema.ingest import ingest
+from xds.schema.pool import load_schema
 from xds.schema.quick import ingest_encoded
 from xds.schema.semantics.commands import COMMANDS, NEED_PARAMETERS
 from xds.schema.semantics.filters import NOT_TERMINAL, TERMINAL
@@ -916,3 +918,14 @@ def test_messages_in_metadata_are_read_but_mean_nothing() -> None:
     without_address = {"@type": r.LISTENER, "name": "l", "api_listener": {}} | {"address": address("a.name")}
     metadata = {"typed_filter_metadata": {"x": without_address}}
     assert problems_of(static_cluster("a", metadata=metadata)) == []
+
+
+def test_a_message_in_an_any_that_can_not_be_decoded_is_one_problem() -> None:
+    """Rules that look into it, as that of clusters into their HTTP options, do not end the reading."""
+    made = as_any(ingest(grpc_checked(HTTP2)))
+    cluster = load_schema().message_class("envoy.config.cluster.v3.Cluster").FromString(made.value)
+    for packed in cluster.typed_extension_protocol_options.values():
+        packed.value = b"\xff\xff"
+    with pytest.raises(ChangesetRejectedError) as caught:
+        ingest((made.type_url, cluster.SerializeToString()))
+    assert "do not encode" in caught.value.problems[0].what

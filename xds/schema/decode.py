@@ -36,6 +36,11 @@ class Findings:
         if len(self.problems) <= FINDINGS_MAX:
             self.problems.append(finding_at(trail, what, hint))
 
+    def drop(self, trail: Trail) -> None:
+        """Leave out what was found inside a place: Envoy does not look there."""
+        place = path_of(trail)
+        self.problems = [each for each in self.problems if each.path[: len(place)] != place]
+
     def take(self, others: "Findings") -> None:
         """Add the findings of another walk."""
         self.added += others.added

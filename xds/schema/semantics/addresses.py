@@ -6,6 +6,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
+from xds.schema.pool import load_schema
 from xds.schema.rules import shown
 from xds.schema.semantics.rule import Walks
 
@@ -36,6 +37,9 @@ def check_ip(address: Any, trail: Trail, found: Findings, *, hint: str = "") -> 
 def check_socket_address(address: Any, trail: Trail, found: Findings, *, hint: str = "") -> None:
     """Check a ``core.v3.SocketAddress`` that must be an IP address."""
     if address.resolver_name not in IP_RESOLVERS:
+        if load_schema().is_packaged:
+            what = f"is {shown(address.resolver_name)}, a resolver that Envoy does not have"
+            found.add((trail, "resolver_name"), what, "leave it out")
         return
     text = address.address
     if text and not is_address_text(text):

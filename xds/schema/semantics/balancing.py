@@ -19,12 +19,11 @@ _POLICIES = "envoy.extensions.load_balancing_policies."
 def check_balancing(message: Any, trail: Trail, found: Findings) -> None:
     """Check the load balancing of a cluster. Envoy reads the fields of the policy that it uses alone."""
     uses_policy = message.HasField("load_balancing_policy")
-    if message.lb_subset_config.subset_selectors:
-        if message.lb_policy == message.CLUSTER_PROVIDED:
-            found.add((trail, "lb_subset_config"), "must not be set with lb_policy CLUSTER_PROVIDED")
-        elif uses_policy:
-            hint = "use the policy envoy.extensions.load_balancing_policies.subset.v3.Subset"
-            found.add((trail, "lb_subset_config"), "excludes load_balancing_policy", hint)
+    if message.lb_subset_config.subset_selectors and message.lb_policy == message.CLUSTER_PROVIDED:
+        found.add((trail, "lb_subset_config"), "must not be set with lb_policy CLUSTER_PROVIDED")
+    elif message.HasField("lb_subset_config") and uses_policy:
+        hint = "use the policy envoy.extensions.load_balancing_policies.subset.v3.Subset"
+        found.add((trail, "lb_subset_config"), "excludes load_balancing_policy", hint)
     if not uses_policy and message.lb_policy == message.LOAD_BALANCING_POLICY_CONFIG:
         hint = f"for example {_POLICIES}round_robin.v3.RoundRobin"
         found.add((trail, "load_balancing_policy"), "is required with lb_policy LOAD_BALANCING_POLICY_CONFIG", hint)

@@ -15,7 +15,7 @@ from xds.schema.decode import Findings
 from xds.schema.origin import files_not_in_envoy
 from xds.schema.paths import MapKey, Trail
 from xds.schema.pool import ANY
-from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.filters import extension_type, names_no_type
 from xds.schema.semantics.rule import Rule, Walks
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
@@ -161,7 +161,10 @@ _BY_NAME = frozenset(
     }
 )
 """Fields whose extensions Envoy finds by name, so that types without a category may stand there."""
-_MAY_BE_EMPTY = frozenset({"typed_dns_resolver_config"})
+_MAY_BE_EMPTY = frozenset({"typed_dns_resolver_config", "envoy.config.route.v3.FilterConfig.config"})
+"""Fields, anywhere or of one message, in which an Any without anything is as none."""
+_TRIED_IN_TURN = frozenset({"typed_extension_config"})
+"""Fields of which Envoy takes the first extension that it knows, and passes over the others."""
 _OF_ROUTES = frozenset({"envoy.config.route.v3.FilterConfig"})
 """Types beside the extensions of a category."""
 
@@ -208,8 +211,10 @@ def _rule(message_name: str, fields: Mapping[str, tuple[str, ...]]) -> Rule:
                 continue
             for extension, here in _extensions(value, (trail, field.name)):
                 full_name = extension_type(extension)
-                if not extension.type_url and field.name not in _MAY_BE_EMPTY:
+                if not extension.type_url and not _MAY_BE_EMPTY & {field.name, f"{message_name}.{field.name}"}:
                     found.add(here, 'has no "@type"', f"one of {' or '.join(wanted)} stands here")
+                elif names_no_type(extension, walks) and field.name not in _TRIED_IN_TURN:
+                    found.add((here, "type_url"), "is required", "it says of which type value is")
                 elif not may_be(full_name, wanted, walks) and not _is_found_otherwise(
                     full_name, f"{message_name}.{field.name}"
                 ):
@@ -219,7 +224,9 @@ def _rule(message_name: str, fields: Mapping[str, tuple[str, ...]]) -> Rule:
 
 
 def _is_found_otherwise(full_name: str, place: str) -> bool:
-    return full_name in _OF_ROUTES or (place in _BY_NAME and not _categories_of(full_name))
+    return (full_name in _OF_ROUTES and place.rpartition(".")[0] not in _OF_ROUTES) or (
+        place in _BY_NAME and not _categories_of(full_name)
+    )
 
 
 def _check_socket(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:

@@ -3,11 +3,11 @@
 from typing import Any
 
 from xds.schema.decode import Findings
-from xds.schema.paths import MapKey, Trail
+from xds.schema.paths import Trail
 from xds.schema.rules import shown
-from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.filters import extension_type, unpacked
 from xds.schema.semantics.rule import Walks
-from xds.schema.semantics.upstreams import OPTIONS, http_options
+from xds.schema.semantics.upstreams import http_options, options_place
 
 _CLUSTERS = "envoy.extensions.clusters."
 _PROVIDED = "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided"
@@ -74,14 +74,13 @@ def check_provided(message: Any, kind: str, trail: Trail, found: Findings) -> No
 def _check_forward_proxy(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     """Check that the names of a dynamic forward proxy's TLS connections are verified."""
     options, packed = http_options(message, walks), message.cluster_type.typed_config
-    if options is None or not packed.type_url.endswith(f"/{_FORWARD_PROXY}"):
+    config = unpacked(packed, _FORWARD_PROXY, walks)
+    if options is None or config is None:
         return
-    config: Any = walks.schema.message_class(_FORWARD_PROXY)
     chosen = options.upstream_http_protocol_options
     is_verified = chosen.auto_sni and chosen.auto_san_validation
-    if is_verified or config.FromString(packed.value).allow_insecure_cluster_options:
+    if is_verified or config.allow_insecure_cluster_options:
         return
-    place: Trail = ((trail, "typed_extension_protocol_options"), MapKey(OPTIONS))
     what = "must have auto_sni and auto_san_validation in a dynamic forward proxy"
     hint = "or set allow_insecure_cluster_options of its cluster_type"
-    found.add((place, "upstream_http_protocol_options"), what, hint)
+    found.add((options_place(message, trail), "upstream_http_protocol_options"), what, hint)

@@ -7,6 +7,7 @@ from xds.schema.paths import Trail
 from xds.schema.semantics.addresses import IPV4, check_ip, check_socket_address
 from xds.schema.semantics.balancing import check_balancing
 from xds.schema.semantics.cluster_kinds import check_custom, check_provided
+from xds.schema.semantics.filters import inside, unpacked
 from xds.schema.semantics.intervals import check_intervals, millis
 from xds.schema.semantics.rule import Rule, Walks
 from xds.schema.semantics.upstreams import check_upstream
@@ -17,7 +18,7 @@ _EDS_HINT = "EDS takes IP addresses; let a cluster of type STRICT_DNS resolve th
 
 def check_eds_address(address: Any, trail: Trail, found: Findings, _: Walks) -> None:
     """Check an address in endpoints that EDS delivers. New endpoints come by the thousand: most are done at once."""
-    if IPV4.fullmatch(address.address) is None or address.named_port:
+    if IPV4.fullmatch(address.address) is None or address.named_port or address.resolver_name:
         check_socket_address(address, trail, found, hint=_EDS_HINT)
 
 
@@ -39,9 +40,8 @@ def _check_cluster(message: Any, trail: Trail, found: Findings, walks: Walks) ->
     is_eds = message.WhichOneof("cluster_discovery_type") != "cluster_type" and message.type == message.EDS
     if message.HasField("eds_cluster_config") and not is_eds:
         found.add((trail, "eds_cluster_config"), "must not be set in a cluster that is not of type EDS")
-    if message.HasField("upstream_bind_config") and message.upstream_bind_config.HasField("source_address"):
-        here = ((trail, "upstream_bind_config"), "source_address")
-        check_socket_address(message.upstream_bind_config.source_address, here, found)
+    if message.HasField("upstream_bind_config"):
+        _check_bound(message.upstream_bind_config, (trail, "upstream_bind_config"), found)
     _check_resolvers(message, trail, found, walks)
     if message.HasField("outlier_detection"):
         _check_ejection(message.outlier_detection, (trail, "outlier_detection"), found)
@@ -54,6 +54,31 @@ def _check_cluster(message: Any, trail: Trail, found: Findings, walks: Walks) ->
         _CHECKS[kind.name](message, trail, found)
         if kind.name != "ORIGINAL_DST" and message.lb_policy == message.CLUSTER_PROVIDED:
             _check_provided(message, kind.name, trail, found)
+
+
+def _check_bound(config: Any, trail: Trail, found: Findings) -> None:
+    """Check the addresses that the connections of a cluster come from."""
+    if config.HasField("source_address"):
+        check_socket_address(config.source_address, (trail, "source_address"), found)
+    more: list[tuple[Any, Trail]] = []
+    for index, each in enumerate(config.extra_source_addresses):
+        more.append((each.address, (((trail, "extra_source_addresses"), index), "address")))
+    for index, address in enumerate(config.additional_source_addresses):
+        more.append((address, ((trail, "additional_source_addresses"), index)))
+    if config.extra_source_addresses and config.additional_source_addresses:
+        found.add((trail, "additional_source_addresses"), "excludes extra_source_addresses", "use one of both")
+    elif len(more) > 1:
+        found.add(more[1][1], "is one too many: Envoy takes one address beside source_address")
+    elif more and not config.HasField("source_address"):
+        found.add((trail, "source_address"), "is required beside further addresses")
+    elif more and _is_v6(more[0][0]) == _is_v6(config.source_address):
+        found.add(more[0][1], "is of the IP version of source_address", "give an address of the other version")
+    for address, here in more[:2]:
+        check_socket_address(address, here, found)
+
+
+def _is_v6(address: Any) -> bool:
+    return ":" in address.address
 
 
 def _check_provided(message: Any, kind: str, trail: Trail, found: Findings) -> None:
@@ -92,11 +117,9 @@ def _check_resolvers(message: Any, trail: Trail, found: Findings, walks: Walks) 
 
 def _check_typed_resolver(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     packed = message.typed_dns_resolver_config.typed_config
-    if not packed.type_url.endswith(f"/{_CARES}"):
-        return
-    resolver: Any = walks.schema.message_class(_CARES)
-    here = (((trail, "typed_dns_resolver_config"), "typed_config"), "resolvers")
-    for index, address in enumerate(resolver.FromString(packed.value).resolvers):
+    resolver = unpacked(packed, _CARES, walks)
+    here = (inside(packed, ((trail, "typed_dns_resolver_config"), "typed_config")), "resolvers")
+    for index, address in enumerate(resolver.resolvers if resolver is not None else ()):
         _check_resolver(address, (here, index), found)
 
 

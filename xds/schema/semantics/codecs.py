@@ -5,7 +5,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
-from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.filters import extension_type, inside, unpacked
 from xds.schema.semantics.rule import Walks
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -19,19 +19,16 @@ def check_codecs(message: Any, trail: Trail, found: Findings, walks: Walks) -> N
     if message.HasField("api_listener") or not message.HasField("address"):
         return
     is_udp = message.address.socket_address.protocol == message.address.socket_address.UDP
-    if is_udp and not message.udp_listener_config.HasField("quic_options"):
-        return  # it may have no chains
+    if is_udp != message.udp_listener_config.HasField("quic_options"):
+        return  # on UDP it may have no chains; on TCP, Envoy takes it for QUIC if it is static, else not
     for chain, here in _chains(message, trail):
         if is_udp:
             _check_quic(chain, here, found)
         for index, each in enumerate(chain.filters):
             packed = each.typed_config
-            if not packed.type_url.endswith(f"/{_HCM}"):
-                continue
-            manager: Any = walks.schema.message_class(_HCM)
-            made = manager.FromString(packed.value)
-            if (made.codec_type == made.HTTP3) != is_udp:
-                place: Trail = ((((here, "filters"), index), "typed_config"), "codec_type")
+            manager = unpacked(packed, _HCM, walks)
+            if manager is not None and (manager.codec_type == manager.HTTP3) != is_udp:
+                place: Trail = (inside(packed, (((here, "filters"), index), "typed_config")), "codec_type")
                 what = "must be HTTP3 in a listener on QUIC" if is_udp else "is HTTP3 in a listener that is not on QUIC"
                 found.add(place, what, _HINT)
 

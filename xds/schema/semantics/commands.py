@@ -93,7 +93,7 @@ def format_problem(text: str, *, more: frozenset[str] | None = frozenset()) -> t
             at = text.find("%", at + 2)
             continue
         command = _COMMAND.match(text, at)
-        if command is None:
+        if command is None or _is_too_long(command["length"]):
             return (
                 f"has no valid command at {shown(text[at : at + 24])}",
                 "write %COMMAND% or %COMMAND(…)%, and %% for a %",
@@ -103,6 +103,15 @@ def format_problem(text: str, *, more: frozenset[str] | None = frozenset()) -> t
             return problem
         at = text.find("%", command.end())
     return "", ""
+
+
+def _is_too_long(length: str | None) -> bool:
+    """Return whether a length does not fit into 64 bits."""
+    digits = (length or "").lstrip("0")
+    return len(digits) > _DIGITS_MAX or (len(digits) == _DIGITS_MAX and int(digits) >= 1 << 64)
+
+
+_DIGITS_MAX = 20
 
 
 def _problem(name: str, parameters: str, has_length: bool, more: frozenset[str] | None) -> tuple[str, str]:
@@ -204,7 +213,7 @@ def _coalesce_problem(parameters: str, more: frozenset[str]) -> tuple[str, str]:
             return "has %COALESCE% with a max_length that is not a positive number", hint
         if not isinstance(parameter, str):
             return "has %COALESCE% with a param that is not text", hint
-        problem = _problem(entry["command"], parameter, length is not None, more)
+        problem = _problem(entry["command"], parameter, length is not None, more - OF_HEADERS)
         if problem[0]:
             return problem
     return "", ""

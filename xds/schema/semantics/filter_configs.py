@@ -11,16 +11,16 @@ from xds.schema.paths import MapKey, Trail, path_of
 from xds.schema.redact import REDACTED
 from xds.schema.rules import shown
 from xds.schema.semantics.health_checks import STATUS_END, STATUS_MIN
-from xds.schema.semantics.intervals import check_intervals
+from xds.schema.semantics.intervals import check_intervals, millis
 from xds.schema.semantics.rule import Rule, Walks
 
 FILL_MILLIS_MIN = 50
 """The shortest fill interval of local rate limits."""
 _HTTP = "envoy.extensions.filters.http."
 _NETWORK = "envoy.extensions.filters.network."
-_CACHE = "envoy.extensions.http."
+_EXTENSIONS = "envoy.extensions.http."
 _ZSTD = "envoy.extensions.compression.zstd."
-_ARN = re.compile("arn:[^:]*:[^:]*:[^:]*:[^:]*:[^:]*:.+", re.DOTALL)
+_ARN = re.compile("arn:[^:]*:[^:]*:[^:]*:[^:]*:[^:]*:.*", re.DOTALL)
 
 
 def _check_local_limit(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
@@ -41,8 +41,7 @@ def _check_descriptors(descriptors: Any, trail: Trail, found: Findings) -> None:
 
 
 def _check_bucket(bucket: Any, trail: Trail, found: Findings) -> None:
-    interval = bucket.fill_interval
-    if bucket.HasField("fill_interval") and interval.seconds * 1000 + interval.nanos // 1_000_000 < FILL_MILLIS_MIN:
+    if bucket.HasField("fill_interval") and millis(bucket.fill_interval) < FILL_MILLIS_MIN:
         hint = "give it more tokens_per_fill less often"
         found.add((trail, "fill_interval"), f"must be at least {FILL_MILLIS_MIN / 1000:g}s", hint)
 
@@ -92,10 +91,13 @@ def _check_keys(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     here: Trail = ((trail, "local_jwks"), kind)
     try:
         content = json.loads(text)
-    except ValueError:
-        found.add(here, "is not JSON", 'a JWKS is an object with "keys"')
+    except (ValueError, RecursionError):
+        # Envoy's parser takes more: other quotes, names without any, a comma after the last item.
+        if not text.lstrip().startswith("{") or ("keys" not in text and "\\" not in text):
+            found.add(here, "is not JSON", 'a JWKS is an object with "keys"')
         return
-    if not isinstance(content, dict) or not isinstance(content.get("keys"), list) or not content["keys"]:
+    keys = content.get("keys") if isinstance(content, dict) else None
+    if not isinstance(keys, list) or not any(isinstance(each, dict) for each in keys):
         found.add(here, 'is not a JWKS: an object with a list "keys" that has a key')
 
 
@@ -164,8 +166,10 @@ def _check_users(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     kind = message.users.WhichOneof("specifier")
     if kind not in ("inline_string", "inline_bytes"):
         return
-    text = message.users.inline_string if kind == "inline_string" else message.users.inline_bytes.decode("latin-1")
-    here: Trail = ((trail, "users"), kind)
+    data = message.users.inline_string.encode() if kind == "inline_string" else message.users.inline_bytes
+    text, here = data.decode("latin-1"), ((trail, "users"), kind)
+    if not data and message.DESCRIPTOR.name == "BasicAuth":  # for a route, it turns away everyone
+        found.add(here, "must not be empty", "leave the filter out, or give a user")
     names: set[str] = set()
     for number, line in enumerate(() if REDACTED in text else text.split("\n"), 1):
         if not line or line.startswith("#"):
@@ -284,8 +288,8 @@ FILTER_CONFIG_RULES: dict[str, Rule] = {
     _HTTP + "jwt_authn.v3.JwtProvider": _check_keys,
     _HTTP + "admission_control.v3.AdmissionControl": _check_admission,
     _HTTP + "aws_lambda.v3.Config": _check_lambda,
-    _CACHE + "cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _check_file_cache,
-    _CACHE + "cache_v2.file_system_http_cache.v3.FileSystemHttpCacheV2Config": _check_file_cache,
+    _EXTENSIONS + "cache.file_system_http_cache.v3.FileSystemHttpCacheConfig": _check_file_cache,
+    _EXTENSIONS + "cache_v2.file_system_http_cache.v3.FileSystemHttpCacheV2Config": _check_file_cache,
     _HTTP + "ext_proc.v3.ExternalProcessor": _check_processor,
     "envoy.config.rbac.v3.Permission": _check_ports,
     **dict.fromkeys(

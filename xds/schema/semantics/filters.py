@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from xds.model.xdstp import XDSTP
 from xds.schema.convert import ConversionError, message_from_json
@@ -75,9 +76,54 @@ def extension_type(value: Any) -> str:
 
 def _typed_struct_type(data: bytes) -> str:
     """Return the type that a typed struct names: its first field, which encoders write first."""
-    if len(data) < 2 or data[0] != 0x0A or data[1] >= 0x80:
+    if len(data) < 3 or data[0] != 0x0A:
         return ""
-    return data[2 : 2 + data[1]].decode(errors="replace").rpartition("/")[2]
+    size, start = data[1], 2
+    if size >= _MORE:
+        if data[2] >= _MORE:
+            return ""  # no type has so long a name
+        size, start = (size & (_MORE - 1)) | data[2] << 7, 3
+    return data[start : start + size].decode(errors="replace").rpartition("/")[2]
+
+
+_MORE = 0x80
+"""The bit of a length's byte that says that another one follows."""
+
+
+def unpacked(value: Any, full_name: str, walks: Walks) -> Any | None:
+    """Return the extension in an Any, that inside a typed struct too, if it is of this type; else None.
+
+    What can't be read is None too: the walk over the Any says so.
+    """
+    kind = value.type_url.rpartition("/")[2]
+    if extension_type(value) != full_name or not walks.schema.has(full_name):
+        return None
+    made: Any = walks.schema.message_class(kind)
+    try:
+        message = made.FromString(value.value)
+        if kind not in TYPED_STRUCTS:
+            return message
+        content = json_format.MessageToDict(message.value)
+        return message_from_json(walks.schema, content, full_name=full_name, allow_unknown_types=True)
+    except (DecodeError, ConversionError, json_format.SerializeToJsonError):
+        return None
+
+
+def names_no_type(value: Any, walks: Walks) -> bool:
+    """Return whether an Any has a typed struct that does not say of which type it is."""
+    kind = value.type_url.rpartition("/")[2]
+    if kind not in TYPED_STRUCTS or not walks.schema.has(kind):
+        return False
+    made: Any = walks.schema.message_class(kind)
+    try:
+        return not made.FromString(value.value).type_url
+    except DecodeError:
+        return False
+
+
+def inside(value: Any, trail: Trail) -> Trail:
+    """Return the place of the fields of an extension in an Any, which are deeper in a typed struct."""
+    return (trail, "value") if value.type_url.rpartition("/")[2] in TYPED_STRUCTS else trail
 
 
 def check_order(filters: Any, kind: str, trail: Trail, found: Findings) -> None:
@@ -200,9 +246,10 @@ def _provider_names(requirement: Any, trail: Trail) -> Iterator[tuple[str, Trail
 def _check_typed_struct(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     """Read a typed struct as Envoy does: its value must be a message of the type that it names."""
     full_name = message.type_url.rpartition("/")[2]
-    steps = path_of(trail)[-2:]
-    if not ({"typed_config", "typed_per_filter_config"} & set(steps)) or not walks.schema.has(full_name):
-        return  # elsewhere, and with types of custom builds, Envoy leaves the struct to its reader
+    if not {"typed_config", "typed_per_filter_config"} & set(path_of(trail)[-2:]):
+        return  # elsewhere Envoy leaves the struct to its reader
+    if not walks.schema.has(full_name):
+        return  # a type of a custom build
     here: Trail = (trail, "value")
     try:
         value = json_format.MessageToDict(message.value)

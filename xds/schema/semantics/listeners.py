@@ -45,20 +45,29 @@ def _check_shape(message: Any, trail: Trail, found: Findings) -> None:
     """Check that a listener has what its kind needs: TCP filter chains, UDP none but for QUIC."""
     if message.HasField("api_listener"):
         return
+    has_chains = bool(message.filter_chains) or message.HasField("default_filter_chain")
     if message.WhichOneof("listener_specifier") is not None:
-        if message.HasField("address"):
-            found.add((trail, "address"), "must not be set for an internal listener")
+        for field in ("address", "additional_addresses"):
+            if message.HasField(field) if field == "address" else message.additional_addresses:
+                found.add((trail, field), "must not be set for an internal listener")
+        if not has_chains:
+            found.add((trail, "filter_chains"), _NO_CHAINS)
         return
     if not message.HasField("address"):
         found.add((trail, "address"), "is required", "for example socket_address: {address: 0.0.0.0, port_value: 8080}")
         return
-    has_chains = bool(message.filter_chains) or message.HasField("default_filter_chain")
+    is_quic = message.udp_listener_config.HasField("quic_options")
     if message.address.socket_address.protocol != message.address.socket_address.UDP:
         if not has_chains:
-            found.add((trail, "filter_chains"), "must have a filter chain, unless default_filter_chain is set")
-    elif has_chains and not message.udp_listener_config.HasField("quic_options"):
+            found.add((trail, "filter_chains"), _NO_CHAINS)
+    elif is_quic and not has_chains:
+        found.add((trail, "filter_chains"), _NO_CHAINS)
+    elif has_chains and not is_quic:
         hint = "set udp_listener_config.quic_options for HTTP/3, or use listener_filters such as udp_proxy"
         found.add((trail, "filter_chains"), "must be empty in a listener on UDP without QUIC", hint)
+
+
+_NO_CHAINS = "must have a filter chain, unless default_filter_chain is set"
 
 
 def _check_protocols(message: Any, trail: Trail, found: Findings) -> None:
@@ -78,9 +87,8 @@ def _check_unbound(message: Any, trail: Trail, found: Findings) -> None:
     flags = [message] if message.HasField("bind_to_port") else [message.deprecated_v1]
     if all(each.bind_to_port.value or not each.HasField("bind_to_port") for each in flags):
         return
-    what = "must not be set without bind_to_port: with it, a running Envoy 1.40 crashes"
     if message.transparent.value:
-        found.add((trail, "transparent"), what)
+        found.add((trail, "transparent"), f"must not be set without bind_to_port: {_ENDS}")
     places: list[tuple[Any, Trail]] = [(message.socket_options, (trail, "socket_options"))]
     for index, additional in enumerate(message.additional_addresses):
         here: Trail = ((((trail, "additional_addresses"), index), "socket_options"), "socket_options")
@@ -89,7 +97,10 @@ def _check_unbound(message: Any, trail: Trail, found: Findings) -> None:
         for index, option in enumerate(options):
             of_streams = not option.HasField("type") or option.type.HasField("stream")
             if option.state == option.STATE_BOUND and of_streams:
-                found.add(((here, index), "state"), what.replace("set", "STATE_BOUND"))
+                found.add(((here, index), "state"), f"must not be STATE_BOUND without bind_to_port: {_ENDS}")
+
+
+_ENDS = "with it, a running Envoy 1.40 crashes"
 
 
 def _check_names(chains: Any, trail: Trail, found: Findings) -> None:

@@ -4,7 +4,7 @@ The messages of ``xds.type.matcher.v3`` are the same everywhere. What may stand 
 the matcher, so these rules are those of the message around it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +185,7 @@ def _rule(fields: Mapping[str, Fits]) -> Rule:
     return check
 
 
-def _rules() -> dict[str, Callable[..., None]]:
+def _rules() -> dict[str, Rule]:
     by_message: dict[str, dict[str, Fits]] = {}
     for place, fits in FIELDS.items():
         message, _, field = place.rpartition(".")

@@ -4,7 +4,7 @@ from typing import Any
 
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
-from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.filters import extension_type, inside, unpacked
 from xds.schema.semantics.rule import Rule, Walks
 
 _HTTP = "envoy.extensions.filters.http."
@@ -60,28 +60,37 @@ def _check_map(message: Any, trail: Trail, found: Findings, walks: Walks) -> Non
     for key in sorted(message.typed_per_filter_config):
         here: Trail = ((trail, "typed_per_filter_config"), MapKey(key))
         _check_of_route(extension_type(message.typed_per_filter_config[key]), here, found, walks)
-        _check_bucket(message.typed_per_filter_config[key], here, found, walks)
+        _check_content(message.typed_per_filter_config[key], here, found, walks)
 
 
 def _check_wrapped(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-    if message.HasField("config"):
-        if not message.disabled:
-            _check_bucket(message.config, (trail, "config"), found, walks)
+    if message.disabled:
+        found.drop((trail, "config"))  # Envoy does not read it
+    elif message.HasField("config"):
+        _check_content(message.config, (trail, "config"), found, walks)
         if not message.is_optional:
             _check_of_route(extension_type(message.config), (trail, "config"), found, walks)
-    elif not message.disabled:
+    else:
         found.add((trail, "config"), "is required, unless disabled is set")
 
 
-def _check_bucket(packed: Any, trail: Trail, found: Findings, walks: Walks) -> None:
-    """Check that a local rate limit of a route has a bucket; that of a listener may have none."""
-    if packed.type_url.endswith(f"/{_LOCAL_LIMIT}"):
-        limit: Any = walks.schema.message_class(_LOCAL_LIMIT)
-        if not limit.FromString(packed.value).HasField("token_bucket"):
-            found.add((trail, "token_bucket"), "is required in routes")
+def _check_content(packed: Any, trail: Trail, found: Findings, walks: Walks) -> None:
+    """Check what the configuration of a filter in a route must have; that of a listener may have none of it."""
+    full_name = extension_type(packed)
+    fields = _REQUIRED.get(full_name, ())
+    config = unpacked(packed, full_name, walks) if fields else None
+    if config is not None and not any(known.name in fields for known, _ in config.ListFields()):
+        what = f"must have one of {', '.join(fields)} in routes" if len(fields) > 1 else "is required in routes"
+        found.add(inside(packed, trail) if len(fields) > 1 else (inside(packed, trail), fields[0]), what)
 
 
-_LOCAL_LIMIT = _HTTP + "local_ratelimit.v3.LocalRateLimit"
+_RULES = ("request_rules", "response_rules")
+_REQUIRED = {
+    _HTTP + "local_ratelimit.v3.LocalRateLimit": ("token_bucket",),
+    _HTTP + "header_to_metadata.v3.Config": _RULES,
+    _HTTP + "json_to_metadata.v3.JsonToMetadata": _RULES,
+}
+"""Filters, and the fields of which their configuration in a route has one."""
 
 
 def _check_of_route(full_name: str, trail: Trail, found: Findings, walks: Walks) -> None:

@@ -7,6 +7,8 @@ from xds.schema.decode import Findings
 from xds.schema.formats import ascii_lower
 from xds.schema.paths import Trail
 from xds.schema.rules import first_repeated, shown
+from xds.schema.semantics.filters import extension_type, inside, unpacked
+from xds.schema.semantics.intervals import check_intervals
 from xds.schema.semantics.rule import Rule, Walks
 from xds.schema.semantics.texts import check_removed_headers, is_fixed
 
@@ -16,8 +18,8 @@ BODY_BYTES_MAX = 4096
 _ROUTE = "envoy.config.route.v3."
 _REMOVED = ("request_headers_to_remove", "response_headers_to_remove")
 _BODY_LIMIT = "max_direct_response_body_size_bytes"
-_TEMPLATE_REWRITE = "/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
-_TEMPLATE_MATCH = "/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+_TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
+_TEMPLATE_MATCH = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
 _EXTRACTOR = (
     "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes"
     ".ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor"
@@ -92,8 +94,8 @@ def _check_scope(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
 
 def _check_route(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     _check_removed(message, trail, found)
-    rewrites = message.route.path_rewrite_policy.typed_config.type_url.endswith(_TEMPLATE_REWRITE)
-    matches = message.match.path_match_policy.typed_config.type_url.endswith(_TEMPLATE_MATCH)
+    rewrites = extension_type(message.route.path_rewrite_policy.typed_config) == _TEMPLATE_REWRITE
+    matches = extension_type(message.match.path_match_policy.typed_config) == _TEMPLATE_MATCH
     if rewrites and not matches:
         what = "rewrites by a template, but the match has no path_match_policy with one"
         found.add(((trail, "route"), "path_rewrite_policy"), what)
@@ -103,14 +105,15 @@ def _check_route(message: Any, trail: Trail, found: Findings, walks: Walks) -> N
 
 def _check_templates(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     """Check that a template that rewrites has the variables of that which matches."""
-    matching: Any = walks.schema.message_class(_TEMPLATE_MATCH[1:])
-    rewriting: Any = walks.schema.message_class(_TEMPLATE_REWRITE[1:])
-    matcher = matching.FromString(message.match.path_match_policy.typed_config.value)
-    rewrite = rewriting.FromString(message.route.path_rewrite_policy.typed_config.value)
+    packed = message.route.path_rewrite_policy.typed_config
+    matcher = unpacked(message.match.path_match_policy.typed_config, _TEMPLATE_MATCH, walks)
+    rewrite = unpacked(packed, _TEMPLATE_REWRITE, walks)
+    if matcher is None or rewrite is None:
+        return
     known = set(_VARIABLE.findall(matcher.path_template))
     unknown = [name for name in _VARIABLE.findall(rewrite.path_template_rewrite) if name not in known]
     if unknown:
-        here = (((trail, "route"), "path_rewrite_policy"), "typed_config")
+        here = inside(packed, (((trail, "route"), "path_rewrite_policy"), "typed_config"))
         what = f"has the variable {shown(unknown[0])}, which path_match_policy lacks"
         found.add((here, "path_template_rewrite"), what, f"its variables: {', '.join(sorted(known)) or 'none'}")
 
@@ -118,7 +121,58 @@ def _check_templates(message: Any, trail: Trail, found: Findings, walks: Walks) 
 _VARIABLE = re.compile(r"\{([^{}=]*)")
 
 
+_SEGMENT = re.compile(r"/((?:\{[^{}]*\}|[^/{}])*)")
+_TEMPLATE = re.compile(rf"(?:{_SEGMENT.pattern})+")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,15}")
+_NOT_IN_PATHS = re.compile(r"[^!-~]|[?#]")
+
+
+def _template_problem(text: str) -> str:
+    """Return what is wrong with the template of a path, that to rewrite with too."""
+    if "//" in text or _TEMPLATE.fullmatch(text) is None:
+        return "must begin with /, and have no empty part, and no { or } but around variables"
+    wrong = _NOT_IN_PATHS.search(text)
+    if wrong is not None:
+        return f"has {shown(wrong[0])}, which does not stand in paths as it is"
+    name = next((each for each in _VARIABLE.findall(text) if _NAME.fullmatch(each) is None), None)
+    what = "must begin with a letter, and have at most 16 letters, digits and _"
+    return "" if name is None else f"has the variable {shown(name)}, whose name {what}"
+
+
+def _glob_problem(text: str) -> str:
+    """Return what is wrong with the variables and globs of a template that matches."""
+    is_over = False
+    for segment in _SEGMENT.findall(text):
+        variable, closed, rest = segment.partition("}")
+        if closed and "{" in rest:
+            return "has two variables in one part"
+        name, equals, pattern = variable.partition("=")
+        if closed and equals and not pattern:
+            return f"has the variable {shown(name[name.index('{') + 1 :])} with an empty pattern"
+        globs = {segment} & {"*", "**"}
+        if closed and not rest and segment.startswith("{"):
+            globs = {"*"} if not equals else set(pattern.split("/")) & {"*", "**"}
+        if globs and is_over:
+            return "has a glob or a variable after **, which must be the last"
+        is_over = is_over or "**" in globs
+    return ""
+
+
+def _check_rewrite(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    text = message.path_template_rewrite
+    what = _template_problem(text) or ("must have no patterns" if _PATTERN.search(text) else "")
+    if what:
+        found.add((trail, "path_template_rewrite"), what, "for example /v2/{name}")
+
+
+_PATTERN = re.compile(r"\{[^{}]*=")
+
+
 def _check_template(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
+    what = _template_problem(message.path_template) or _glob_problem(message.path_template)
+    if what:
+        found.add((trail, "path_template"), what, "for example /api/{version}/{rest=**}")
+        return
     names = _VARIABLE.findall(message.path_template)
     twice = first_repeated(names)
     if twice is not None:
@@ -202,12 +256,7 @@ def _check_redirects(message: Any, trail: Trail, found: Findings, _: Walks) -> N
 
 
 def _check_back_off(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
-    if message.HasField("max_interval") and _millis(message.max_interval) < _millis(message.base_interval):
-        found.add((trail, "max_interval"), "must not be less than base_interval")
-
-
-def _millis(duration: Any) -> int:
-    return max(1, int(duration.seconds) * 1000 + int(duration.nanos) // 1_000_000)
+    check_intervals(message, trail, found, least=1)
 
 
 ROUTE_RULES: dict[str, Rule] = {
@@ -219,7 +268,8 @@ ROUTE_RULES: dict[str, Rule] = {
     _ROUTE + "WeightedCluster": _check_weighted_clusters,
     _ROUTE + "WeightedCluster.ClusterWeight": _check_cluster_weight,
     _ROUTE + "RouteAction": _check_route_action,
-    _TEMPLATE_MATCH[1:]: _check_template,
+    _TEMPLATE_MATCH: _check_template,
+    _TEMPLATE_REWRITE: _check_rewrite,
     _EXTRACTOR: _check_extractor,
     _ROUTE + "InternalRedirectPolicy": _check_redirects,
     _ROUTE + "RouteAction.RequestMirrorPolicy": _check_mirror,

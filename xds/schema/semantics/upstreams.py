@@ -6,7 +6,7 @@ from typing import Any
 from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
 from xds.schema.rules import shown
-from xds.schema.semantics.filters import extension_type
+from xds.schema.semantics.filters import extension_type, inside, unpacked
 from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Walks
 
@@ -14,7 +14,7 @@ HTTP3 = 2
 """``envoy.type.v3.CodecClientType.HTTP3``."""
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 """The type of HTTP options, and the key under which clusters have them."""
-_CACHE = "alternate_protocols_cache_options"
+_ALTERNATES = "alternate_protocols_cache_options"
 _SOCKETS = "envoy.extensions.transport_sockets."
 _QUIC = _SOCKETS + "quic.v3.QuicUpstreamTransport"
 _QUIC_NAME = "envoy.transport_sockets.quic"
@@ -29,7 +29,7 @@ def check_upstream(message: Any, trail: Trail, found: Findings, walks: Walks) ->
     if options is None:
         check_http2(message, (trail, "http2_protocol_options"), found)
         return
-    for holder, here in _http2_holders(options, trail):
+    for holder, here in _http2_holders(options, options_place(message, trail)):
         check_http2(holder, (here, "http2_protocol_options"), found)
     which = options.WhichOneof("upstream_protocol_options")
     if which == "auto_config":
@@ -44,10 +44,17 @@ def http_options(message: Any, walks: Walks) -> Any | None:
     """Return the cluster's ``HttpProtocolOptions``, None if it has none."""
     packed = message.typed_extension_protocol_options
     for key in packed:
-        if packed[key].type_url.endswith(f"/{OPTIONS}"):
-            options: Any = walks.schema.message_class(OPTIONS)
-            return options.FromString(packed[key].value)
+        options = unpacked(packed[key], OPTIONS, walks)
+        if options is not None:
+            return options
     return None
+
+
+def options_place(message: Any, trail: Trail) -> Trail:
+    """Return the place of the fields of a cluster's ``HttpProtocolOptions``."""
+    packed = message.typed_extension_protocol_options
+    here: Trail = ((trail, "typed_extension_protocol_options"), MapKey(OPTIONS))
+    return inside(packed[OPTIONS], here) if OPTIONS in packed else here
 
 
 def _speaks_http2(message: Any, options: Any | None) -> bool:
@@ -95,7 +102,7 @@ def _http2_holders(options: Any, trail: Trail) -> Iterator[tuple[Any, Trail]]:
     """Yield the message with the HTTP/2 options that a cluster uses, and its place."""
     which = options.WhichOneof("upstream_protocol_options")
     if which is not None:
-        yield getattr(options, which), (((trail, "typed_extension_protocol_options"), MapKey(OPTIONS)), which)
+        yield getattr(options, which), (trail, which)
 
 
 def _may_be_quic(socket: Any) -> bool:
@@ -107,9 +114,9 @@ def _check_auto(message: Any, auto: Any, trail: Trail, found: Findings) -> None:
     """Check that all of a cluster's transport sockets can choose a protocol by ALPN."""
     if auto.HasField("http3_protocol_options") and extension_type(message.transport_socket.typed_config) == _QUIC:
         _check_quic(message, trail, found)
-    if auto.HasField("http3_protocol_options") and not auto.HasField(_CACHE):
-        place: Trail = (((trail, "typed_extension_protocol_options"), MapKey(OPTIONS)), "auto_config")
-        found.add((place, _CACHE), "is required with http3_protocol_options")
+    if auto.HasField("http3_protocol_options") and not auto.HasField(_ALTERNATES):
+        place: Trail = (options_place(message, trail), "auto_config")
+        found.add((place, _ALTERNATES), "is required with http3_protocol_options")
     what = "chooses no protocol by ALPN, which auto_config of HttpProtocolOptions needs"
     hint = "give a TLS socket, or explicit_http_config in place of auto_config"
     if not message.HasField("transport_socket") or extension_type(message.transport_socket.typed_config) == _RAW:
