@@ -68,6 +68,8 @@ class App:
     to the clients.
     """
 
+    _admin_tls_problem = ""
+
     def __init__(
         self, settings: Settings, *, workers: int = 0, checked: bool = False, keeps_files: bool = False
     ) -> None:
@@ -339,14 +341,22 @@ class App:
     def reload_certificates(self) -> None:
         """Reload the TLS files of the xDS port, in every process, and of the admin port; log the result."""
         self._streams.reload_certificates()
+        self._admin_tls_problem = ""
         self._reload_admin_certificates()
 
-    def _reload_admin_certificates(self) -> None:
+    def _reload_admin_certificates(self) -> bool:
+        """Reload the TLS files of the admin port; return whether that need not be tried again."""
         try:
             if self._admin is not None and self._admin.reload_certificates():
                 log_certificates("admin")
         except OSError as error:  # ssl.SSLError is one
-            log_tls_problem(f"the admin port's TLS files can't be read again, so the former ones stay in use: {error}")
+            why = f"the admin port's TLS files can't be read again, so the former ones stay in use: {error}"
+            if why != self._admin_tls_problem:
+                log_tls_problem(why)
+            self._admin_tls_problem = why
+            return False
+        self._admin_tls_problem = ""
+        return True
 
     async def drain(self) -> None:
         """Report the server as not ready, then end the streams one by one over the drain window."""

@@ -186,10 +186,10 @@ def _pem_problems(files: TlsFiles) -> Iterator[tuple[tuple[str, ...], str]]:
         if wrong := _wrong_domain(domain):
             yield ("tls", "trust_domains"), f"{domain!r}: {wrong}"
     if good and files.is_mutual and files.has_revocations:
-        from xds.transport.revocations import read_revocations  # cryptography, only if it is needed
+        from xds.transport.revocations import RevocationFiles  # cryptography, only if it is needed
 
         try:
-            read_revocations(files)
+            RevocationFiles(files)
         except (OSError, ValueError) as error:
             yield ("tls", "crls" if files.crls else "revoked"), str(error)
 
@@ -199,7 +199,7 @@ def caller_problems(tls: TlsSettings, files: TlsFiles) -> Iterator[tuple[tuple[s
     if any(map(why_unreadable, (*files.authorities, *files.crl_authorities))):
         return
     from xds.transport.client_certificates import Authorities  # cryptography, only if it is needed
-    from xds.transport.revocations import read_revocations
+    from xds.transport.revocations import RevocationFiles
 
     try:
         Authorities(files)
@@ -209,7 +209,7 @@ def caller_problems(tls: TlsSettings, files: TlsFiles) -> Iterator[tuple[tuple[s
     if tls.mode == "mutual":
         return  # the revoked ones are checked with the files of the xDS port
     try:
-        read_revocations(files)
+        RevocationFiles(files)
     except (OSError, ValueError) as error:
         yield ("tls", "crls" if files.crls else "revoked"), str(error)
 

@@ -1,19 +1,26 @@
 """The file of tokens: what it holds, who may write it at once, and how servers follow it."""
 
+import asyncio
 import json
 import os
+import resource
 import stat
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+from support.pki import Authority
+from support.waiting import wait_until
 
-from xds.access.authenticator import Authenticator
-from xds.access.errors import AccessFileError, UnauthenticatedError
+from xds.access.authenticator import RETRY_S, Authenticator
+from xds.access.certificates import CertificateNames
+from xds.access.errors import AccessFileError, InvalidCertificateError, UnauthenticatedError
 from xds.access.rights import EVERYONE, Caller, Grant, Right
 from xds.access.tokens import TOKEN, create_token, read_tokens, revoke_tokens
 from xds.config import Settings
+from xds.transport.tls import TlsFiles
 
 
 def reason(authenticator: Authenticator, authorization: str) -> str:
@@ -125,6 +132,65 @@ def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
     path.chmod(0o666)
     with pytest.raises(AccessFileError, match="can be written by others"):
         read_tokens(path)
+
+
+def test_a_file_that_others_could_write_counts_once_they_can_not(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    _, token = create_token(path, "ci", ("read",))
+    authenticator = Authenticator(tokens_file=path)
+    revoke_tokens(path, "ci")
+    path.chmod(0o664)
+    assert authenticator.authenticate(f"Bearer {token}").identity == "token:ci"
+    assert "chmod go-w" in authenticator.problems[0]
+    path.chmod(0o600)
+    assert reason(authenticator, f"Bearer {token}") == "revoked token"
+    assert authenticator.problems == ()
+
+
+def test_a_file_that_could_not_be_opened_is_read_again_though_it_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now_s = tmp_path / "tokens", [1_000.0]
+    monkeypatch.setattr("xds.access.authenticator.time.monotonic", lambda: now_s[0])
+    _, token = create_token(path, "ci", ("read",))
+    authenticator = Authenticator(tokens_file=path)
+    revoke_tokens(path, "ci")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert authenticator.authenticate(f"Bearer {token}").identity == "token:ci"
+                now_s[0] += RETRY_S
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (len(logs), "can't be read" in authenticator.problems[0]) == (1, True)
+    assert reason(authenticator, f"Bearer {token}") == "revoked token"
+    assert authenticator.problems == ()
+
+
+async def test_a_reload_reads_who_is_revoked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.transport.revocation_watch.LOOK_EVERY_S", 600.0)
+    authority, revoked = Authority(tmp_path), tmp_path / "revoked"
+    pair = authority.client("ann", spiffe="spiffe://corp/ann")
+    revoked.write_text("")
+    files = TlsFiles(cert=pair.cert_path, key=pair.key_path, client_ca=authority.cert_path, revoked=revoked)
+    names_of = CertificateNames(files, pytest.fail)
+    authenticator = Authenticator(names_of=names_of)
+    following = asyncio.create_task(names_of.follow())
+    assert names_of([pair.cert]) == ("spiffe://corp/ann", "dns:ann", "cn:ann")
+    revoked.write_text("cn:ann")
+    authenticator.reload()
+
+    def refused() -> bool:
+        try:
+            names_of([pair.cert])
+        except InvalidCertificateError:
+            return True
+        return False
+
+    await wait_until(refused)
+    following.cancel()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What one process knows of all certificate files: reports of expiry, once a day and while they are near."""
 
+import resource
 from pathlib import Path
 
 from cryptography import x509
@@ -59,7 +60,7 @@ async def test_files_of_either_port_that_can_not_be_used_are_a_problem_until_the
     authority = Authority(tmp_path)
     settings = settings_of(tmp_path, authority)
     changes: list[int] = []
-    status = CertificateStatus(settings, on_api_change=lambda: changes.append(1))
+    status = CertificateStatus(settings, on_api_change=lambda: not changes.append(1))
     crl = tmp_path / "ca.crl"
     good = crl.read_bytes()
     await status.look()
@@ -72,3 +73,31 @@ async def test_files_of_either_port_that_can_not_be_used_are_a_problem_until_the
         await status.look()
         assert not any("can't be used" in each for each in status.problems()), path
     assert (changes, good) == ([], crl.read_bytes())
+
+
+async def test_an_unreadable_file_is_looked_at_again_and_a_port_that_could_not_reload_is_told_again(tmp_path):
+    authority = Authority(tmp_path)
+    pair = authority.issue("xds", dns=["localhost"], days=10)
+    api = {"tls_cert": pair.cert_path, "tls_key": pair.key_path}
+    outcomes, told = [False, True], []
+    status = CertificateStatus(
+        Settings.model_validate({"api": api}), on_api_change=lambda: told.append(1) or outcomes.pop(0)
+    )
+    await status.look()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    pair.cert_path.write_bytes(authority.issue("xds", dns=["localhost"], days=20).cert)
+    used = status.expiries
+    status._look()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        pair.cert_path.touch()
+        status._look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert any("can't be used" in each for each in status.problems())
+    assert told == []
+    for _ in range(3):
+        await status.look()
+    assert list(status.problems()) == []
+    assert len(told) == 2, "once in vain"
+    assert status.expiries != used

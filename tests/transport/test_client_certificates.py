@@ -1,5 +1,7 @@
 """The identity in a client certificate, and why one is refused."""
 
+import re
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.der import INTEGER, Items, changed_certificate, item
 from support.pki import SIGNS_CERTIFICATES, Authority, Pair
+from support.waiting import wait_until
 
 from xds.model.identity import Peer
 from xds.transport.certificate_expiry import CertificateFiles
 from xds.transport.client_certificates import KNOWN_MAX, ClientCertificate, ClientCertificates
-from xds.transport.revocations import read_revocations
-from xds.transport.tls import TlsFiles
+from xds.transport.revocation_watch import LOOK_EVERY_S, RevocationWatch
+from xds.transport.revocations import RevocationFiles
+from xds.transport.tls import RETRY_S, TlsFiles, stamp
 
 WEB = "spiffe://corp/ns/shop/sa/web"
 
@@ -344,12 +348,10 @@ def test_a_revocation_list_counts_for_certificates_and_intermediates_of_its_ca(t
     seen = clients.examine(below.cert, lambda: chain)
     assert seen.reason == ""
     root.revoke(gone, Pair(middle.cert, b"", middle.cert_path, middle.cert_path))
-    changed = clients.read_changed()
-    assert changed is not None
-    clients.take(changed)
+    assert clients.read_revocations() == (True, ())
     assert clients.checked(seen).reason == "revoked"
     assert clients.examine(below.cert, lambda: chain).reason == "revoked"
-    assert clients.read_changed() is None
+    assert clients.read_revocations() == (False, ())
 
 
 def test_a_list_that_can_not_be_used_says_where_and_leaves_the_former_in_force(tmp_path):
@@ -372,18 +374,93 @@ def test_a_list_that_can_not_be_used_says_where_and_leaves_the_former_in_force(t
     ):
         before = path.read_bytes()
         path.write_bytes(spoilt)
-        with pytest.raises(ValueError, match=problem):
-            clients.read_changed()
+        is_read, (told,) = clients.read_revocations()
+        assert not is_read
+        assert re.search(problem, told)
         assert clients.examine(gone.cert).reason == "revoked"
         path.write_bytes(before)
-        changed = clients.read_changed()
-        assert changed is not None
-        clients.take(changed)
+        assert clients.read_revocations() == (True, ())
     crl.unlink()
-    with pytest.raises(OSError, match=r"ca\.crl"):
-        clients.read_changed()
+    is_read, (told,) = clients.read_revocations()
+    assert (is_read, "ca.crl" in told) == (False, True)
     assert clients.examine(gone.cert).reason == "revoked"
     crl.write_bytes(good)
+
+
+def test_a_revocation_list_counts_once_its_ca_is_there(tmp_path):
+    old, new = Authority(tmp_path / "a", name="a"), Authority(tmp_path / "b", name="b")
+    gone = new.client("gone", spiffe=WEB)
+    crls = old.revoke()
+    clients = ClientCertificates(files_of(old, crls=(crls,)), pytest.fail)
+    crls.write_bytes(crls.read_bytes() + new.revoke(gone).read_bytes())
+    is_read, (told,) = clients.read_revocations()
+    assert (is_read, "is no CA of tls.client_ca" in told) == (False, True)
+    assert clients.read_revocations() == (False, ()), "it is told once"
+    old.cert_path.write_bytes(old.cert + new.cert)
+    assert clients.read_revocations() == (True, ())
+    clients.follow_authorities()
+    assert clients.examine(gone.cert).reason == "revoked"
+
+
+def test_a_file_of_revoked_ones_that_can_not_be_used_holds_up_no_other(authority, tmp_path):
+    listed, other = tmp_path / "revoked", tmp_path / "more.crl"
+    listed.write_text("")
+    crl, pair = authority.revoke(), authority.client("web", spiffe=WEB)
+    other.write_bytes(crl.read_bytes())
+    clients = ClientCertificates(files_of(authority, crls=(crl, other), revoked=listed), pytest.fail)
+    crl.write_bytes(b"no list")
+    listed.write_text(WEB)
+    is_read, (told,) = clients.read_revocations()
+    assert (is_read, str(crl) in told) == (True, True)
+    assert clients.examine(pair.cert).reason == "revoked"
+
+
+def test_a_file_that_can_not_be_opened_for_a_while_is_read_again_though_it_has_not_changed(
+    authority, tmp_path, monkeypatch
+):
+    now, listed, told = [1_000.0], tmp_path / "revoked", []
+    listed.write_text("")
+    pair, other = authority.client("web", spiffe=WEB), Authority(tmp_path / "other", name="other")
+    clients = ClientCertificates(files_of(authority, revoked=listed), told.append, clock=lambda: now[0])
+    listed.write_text(WEB)
+    authority.cert_path.write_bytes(other.cert)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for _ in range(2):
+            is_read, problems = clients.read_revocations()
+            clients.follow_authorities()
+            told += problems
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (is_read, len(told)) == (False, 2)
+    now[0] += RETRY_S
+    assert clients.read_revocations() == (True, ())
+    clients.follow_authorities()
+    assert clients.examine(pair.cert).reason == "revoked"
+    assert clients.examine(authority.client("x", spiffe="spiffe://corp/x").cert, verifies=True).reason == "untrusted"
+
+
+def test_a_mode_that_lets_the_file_be_read_is_a_change(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("")
+    before = stamp([path])
+    path.chmod(0o600 if path.stat().st_mode & 0o040 else 0o640)
+    assert stamp([path]) != before
+
+
+async def test_the_files_of_revoked_ones_are_read_at_once_if_asked(authority, tmp_path):
+    listed = tmp_path / "revoked"
+    listed.write_text("")
+    clients = ClientCertificates(files_of(authority, revoked=listed), pytest.fail)
+    changes = []
+    watch = RevocationWatch(clients, on_change=lambda: changes.append(1), on_problem=pytest.fail)
+    watch.start()
+    try:
+        watch.look_soon()
+        await wait_until(lambda: changes, timeout_s=LOOK_EVERY_S / 2)
+    finally:
+        watch.stop()
 
 
 # --- Cost ------------------------------------------------------------------------------------------------------------
@@ -424,7 +501,7 @@ def test_cas_of_a_version_that_is_not_known_are_files_that_can_not_be_read(autho
     with pytest.raises(ValueError, match="is not a PEM file of CA certificates"):
         ClientCertificates(TlsFiles(client_ca=path, cert=path, key=path), pytest.fail)
     with pytest.raises(ValueError, match="version"):
-        read_revocations(TlsFiles(client_ca=path, cert=path, key=path, crls=(authority.revoke(),)))
+        RevocationFiles(TlsFiles(client_ca=path, cert=path, key=path, crls=(authority.revoke(),)))
     assert CertificateFiles([path]).look() == ()
 
 

@@ -253,6 +253,23 @@ async def test_a_revoked_client_is_ended_and_refused_and_others_stay(serving, au
         assert app_of(control_plane)._streams.tls_failures["revoked"] >= 2
 
 
+async def test_who_is_revoked_is_read_at_once_if_all_files_are_to_be_read_again(
+    serving, authority, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("xds.transport.revocation_watch.LOOK_EVERY_S", 600.0)
+    gone, listed = authority.client("gone", spiffe="spiffe://corp/gone"), tmp_path / "revoked"
+    listed.write_text("")
+    async with (
+        serving(tls=tls_of(authority, revoked=str(listed))) as control_plane,
+        client_of(control_plane, authority, gone) as client,
+    ):
+        await client.subscribe(r.CLUSTER)
+        await client.take()
+        listed.write_text("spiffe://corp/gone")
+        app_of(control_plane).reload_certificates()
+        assert (await client.ended()).code is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_the_connection_of_a_revoked_client_is_closed_so_that_it_can_return_with_another(
     serving, authority, tmp_path, soon
 ):

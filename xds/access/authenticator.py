@@ -27,12 +27,14 @@ from xds.access.last_used import LastUsed
 from xds.access.rights import EVERYONE, Caller, Grant
 from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
 from xds.identity.issuers import Issuer
+from xds.transport.tls import stamp_of
 
 log = structlog.get_logger("xds")
 TOKEN_BYTES_MAX = 16 * 1024
 """The largest ``authorization`` header that is looked at: OIDC tokens have some KiB."""
 SHOW = "show a token: Authorization: Bearer TOKEN"
-Stamp = tuple[int, int, int]
+RETRY_S = 10.0
+"""How soon a file that could not be used is read again, though it seems to be the same."""
 
 
 class NamesOfCertificates(Protocol):
@@ -49,6 +51,10 @@ class NamesOfCertificates(Protocol):
         """Follow the files of revoked certificates for ever."""
         ...
 
+    def reload(self) -> None:
+        """Read them again at once, changed or not."""
+        ...
+
 
 class JwtVerifier(Protocol):
     """Verifies OIDC tokens."""
@@ -60,22 +66,26 @@ class JwtVerifier(Protocol):
 
 @dataclass(slots=True)
 class _Followed:
-    """A file that is read again when it changes. ``stamp`` is that of the last reading, also of a failed one."""
+    """A file that is read again when it changes, and every ``RETRY_S`` seconds while it can't be used.
+
+    ``stamp`` is that of the last reading, also of a failed one.
+    """
 
     path: Path
-    stamp: Stamp | None = None
+    stamp: tuple[int, ...] | None = None
     problem: str = ""
+    retry_at: float = 0.0
 
-    def has_changed(self) -> bool:
-        """Return whether the file is there and is another one than at the last call."""
+    def is_due(self) -> bool:
+        """Return whether the file is there and is to be read now."""
         try:
-            status = self.path.stat()
+            stamp = stamp_of(self.path.stat())
         except OSError:
             return False  # it is being replaced, or is gone: what was read stays in force
-        stamp = status.st_mtime_ns, status.st_size, status.st_ino
-        if stamp == self.stamp:
+        now_s = time.monotonic()
+        if stamp == self.stamp and not (self.problem and now_s >= self.retry_at):
             return False
-        self.stamp = stamp
+        self.stamp, self.retry_at = stamp, now_s + RETRY_S
         return True
 
 
@@ -133,8 +143,10 @@ class Authenticator:
         """Read all files again, changed or not; return whether there are any and they can be used."""
         files = [each for each in (self._single, self._tokens, self._mapped) if each is not None]
         for each in files:
-            each.stamp = None
+            each.stamp, each.problem = None, ""
         self.refresh()
+        if self.names_of is not None:
+            self.names_of.reload()
         read = [each for each in files if each.stamp is not None]
         return bool(read) and not any(each.problem for each in read)
 
@@ -227,7 +239,7 @@ class Authenticator:
             (self._tokens, self._read_tokens),
             (self._mapped, self._read_identities),
         ):
-            if file is None or not file.has_changed():
+            if file is None or not file.is_due():
                 continue
             try:
                 read(file.path)
@@ -235,8 +247,9 @@ class Authenticator:
             except AccessFileError as error:
                 if at_start:
                     raise
-                file.problem = str(error)
-                log.error("access file not read again; what it had stays in force", problem=str(error)[:2_000])
+                is_other, file.problem = str(error) != file.problem, str(error)
+                if is_other:
+                    log.error("access file not read again; what it had stays in force", problem=str(error)[:2_000])
             except OSError:
                 file.stamp = None  # it is being replaced
 

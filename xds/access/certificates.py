@@ -31,6 +31,10 @@ class CertificateNames:
         """Read the files of revoked certificates when they change, for ever."""
         await self._revocations.follow()
 
+    def reload(self) -> None:
+        """Read the files of revoked certificates again at once, changed or not."""
+        self._revocations.look_soon()
+
     def __call__(self, shown: Sequence[bytes]) -> tuple[str, ...]:
         """Return the ``spiffe://…``, ``dns:…`` and ``cn:…`` names of a client's certificate, the SPIFFE ID first.
 

@@ -232,7 +232,7 @@ def _stamp(path: Path | None) -> Any:
         status = path.stat()
     except OSError:
         return 0
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
 def _read(path: Path) -> bytes:

@@ -20,13 +20,16 @@ LOG_EVERY_S = 86_400.0
 
 
 class CertificateStatus:
-    """Follows the TLS files of all ports. ``on_api_change`` is called when those of the push API have changed."""
+    """Follows the TLS files of all ports.
+
+    ``on_api_change`` is called when those of the push API have changed; if it returns false, again at the next look.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        on_api_change: Callable[[], None] = lambda: None,
+        on_api_change: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         xds, api = tls_files(settings), api_tls_files(settings)
@@ -41,6 +44,7 @@ class CertificateStatus:
         self._files = CertificateFiles(certificates, settings.tls.crls)
         self._warn_before_s = settings.tls.warn_before_s
         self._on_api_change = on_api_change
+        self._api_is_due = False
         self._wall_clock = wall_clock
         self._stamps: dict[str, tuple[Stamp, Stamp]] = {}
         self._unusable: dict[str, str] = {}
@@ -68,8 +72,8 @@ class CertificateStatus:
     async def look(self) -> None:
         """Look at the files once, in a thread, and log what expires soon."""
         changed = await asyncio.to_thread(self._look)
-        if "push API" in changed:
-            self._on_api_change()
+        if "push API" in changed or self._api_is_due:
+            self._api_is_due = not self._on_api_change()
         now = self._wall_clock()
         logged_at, self._logged_at = self._logged_at, {}
         for expiry in self.expiries:
@@ -83,17 +87,18 @@ class CertificateStatus:
             self._logged_at[key] = at
 
     def _look(self) -> set[str]:
-        """Read what has changed; return the ports whose certificate, key or CAs have changed since the look before."""
+        """Read what has changed or could not be used; return the ports whose TLS files are to be reloaded."""
         changed = set()
         unusable = dict(self._unusable)  # a new one: the event loop may read the former meanwhile
         for port, files in self._ports.items():
             now = files.stamp_now(), files.revocations_stamp_now()
             before = self._stamps.get(port)
-            if now == before:
+            if now == before and not unusable.get(port):
                 continue
+            was_unusable = bool(unusable.get(port))
             self._stamps[port] = now
             unusable[port] = why_unusable(files)
-            if before is not None and now[0] != before[0]:
+            if before is not None and (now[0] != before[0] or (was_unusable and not unusable[port])):
                 changed.add(port)
         self._unusable, self.expiries = unusable, self._files.look()
         return changed

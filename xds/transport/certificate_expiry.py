@@ -54,7 +54,7 @@ class CertificateFiles:
                 try:
                     self._read[path] = (now, _expiries_of_crls(path) if path in self._crls else _expiries_of(path))
                 except (OSError, ValueError):
-                    self._read[path] = (now, former)
+                    self._read[path] = ((), former)  # read again at the next look
         return tuple(expiry for _, expiries in self._read.values() for expiry in expiries)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xds.model.identity import Peer
-from xds.transport.tls import TlsFiles
+from xds.transport.tls import Followed, TlsFiles
 
 if TYPE_CHECKING:
     from xds.transport.client_certificates import ClientCertificate, ClientCertificates
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Certificates:
     """The present TLS context. If changed files can't be used, the former context stays in force.
 
-    ``make_peer`` makes the peer of a client's identity. ``on_problem`` is called with the reason, once per change of
-    the files. The constructor raises OSError or ValueError; ssl.SSLError is an OSError.
+    ``make_peer`` makes the peer of a client's identity. ``on_problem`` is called with the reason, once for each
+    reason. The constructor raises OSError or ValueError; ssl.SSLError is an OSError.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Certificates:
     ) -> None:
         self._files = files
         self._on_problem = on_problem
-        self._stamp = files.stamp_now()
+        self._followed = Followed(files.stamp_now)
         self._context = _read(files)
         self.clients: ClientCertificates | None = None
         """What client certificates are examined with; None if clients need none."""
@@ -41,20 +41,26 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection. Checking the files' times costs little beside a handshake."""
-        if self._files.stamp_now() != self._stamp:
-            self.reload()
+        if self._followed.is_due():
+            self._read_again()
         return self._context
 
     def reload(self) -> bool:
         """Reload the files, changed or not; return whether they can be used."""
-        self._stamp = self._files.stamp_now()
+        self._followed.forget()
+        self._followed.is_due()
+        return self._read_again()
+
+    def _read_again(self) -> bool:
         try:
             context = _read(self._files)
             if self.clients is not None:
                 self.clients.reload_authorities()
         except (OSError, ValueError) as error:
-            self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
+            if self._followed.note(str(error)):
+                self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return False
+        self._followed.note()
         self._context = context
         return True
 

@@ -20,8 +20,8 @@ from cryptography.x509 import verification
 
 from xds.model.identity import ANONYMOUS, Peer, parse_spiffe
 from xds.model.untrusted import is_panic, reading
-from xds.transport.revocations import NOTHING_REVOKED, Revocations, read_revocations
-from xds.transport.tls import CertificateName, Stamp, TlsFiles
+from xds.transport.revocations import RevocationFiles
+from xds.transport.tls import CertificateName, Followed, TlsFiles
 
 KNOWN_MAX = 4_096
 """Certificates whose examination is remembered: sidecars reconnect, and some share one certificate."""
@@ -106,13 +106,12 @@ class ClientCertificates:
         self._known: OrderedDict[bytes, ClientCertificate] = OrderedDict()
         self._peers: dict[tuple[str, ...], Peer] = {}
         self._issuers: dict[bytes, bytes] = {}
-        self._authorities_stamp = files.authorities_stamp_now()
+        self._followed = Followed(files.authorities_stamp_now, clock=clock)
         self._authorities = Authorities(files)
         self._authorities_since = -float("inf")
-        self._stamp: Stamp | None = None
-        self.revocations = NOTHING_REVOKED
-        """What is revoked; ``take`` replaces it."""
-        self.take(self.read_changed() or NOTHING_REVOKED)
+        self.revocation_files = RevocationFiles(files, clock=clock)
+        self.revocations = self.revocation_files.revocations()
+        """What is revoked."""
 
     @property
     def needs_chain(self) -> bool:
@@ -172,14 +171,14 @@ class ClientCertificates:
 
     def follow_authorities(self) -> None:
         """Read the files of CAs again if they have changed. Files that can't be used leave the former ones in force."""
-        stamp = self._files.authorities_stamp_now()
-        if stamp == self._authorities_stamp:
+        if not self._followed.is_due():
             return
-        self._authorities_stamp = stamp
         try:
             self.reload_authorities()
+            self._followed.note()
         except (OSError, ValueError) as error:
-            self._on_problem(f"the CAs of clients can't be read again, so the former ones count: {error}")
+            if self._followed.note(str(error)):
+                self._on_problem(f"the CAs of clients can't be read again, so the former ones count: {error}")
 
     def reload_authorities(self) -> None:
         """Read the CAs again. Raises OSError or ValueError, and keeps the former ones then."""
@@ -191,20 +190,15 @@ class ClientCertificates:
             self._authorities = authorities
         self._known = OrderedDict()  # a new one, after the CAs: gRPC calls this in a thread of its own
 
-    def read_changed(self) -> Revocations | None:
-        """Return what is revoked if the files have changed, to be passed to ``take``; may run in another thread.
+    def read_revocations(self) -> tuple[bool, tuple[str, ...]]:
+        """Read the changed files of revoked certificates, and refuse what is revoked from now on.
 
-        Raises OSError or ValueError, once per change of the files.
+        May run in another thread. See ``RevocationFiles.read_changed`` for what it returns.
         """
-        now = self._files.revocations_stamp_now()
-        if now == self._stamp:
-            return None
-        self._stamp = now
-        return read_revocations(self._files)
-
-    def take(self, revocations: Revocations) -> None:
-        """Refuse what is revoked from now on."""
-        self.revocations = revocations
+        is_read, problems = self.revocation_files.read_changed()
+        if is_read:
+            self.revocations = self.revocation_files.revocations()
+        return is_read, problems
 
     # --- One certificate -------------------------------------------------------------------------------------------
 

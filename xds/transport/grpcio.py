@@ -316,6 +316,8 @@ class GrpcioTransport:
 
     def reload_certificates(self) -> bool:
         """Reload the TLS files; return whether TLS is configured and they can be used."""
+        if self._revocations is not None:
+            self._revocations.look_soon()
         return self._certificates is not None and self._certificates.reload()
 
     def move(self, share: float, over_s: float) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from xds.model.identity import Peer
-from xds.transport.tls import TlsFiles
+from xds.transport.tls import Followed, TlsFiles
 
 if TYPE_CHECKING:
     from xds.transport.client_certificates import ClientCertificate, ClientCertificates
@@ -24,7 +24,7 @@ class GrpcioCertificates:
     """Credentials that follow the files. If changed files can't be used, the former credentials stay in force.
 
     ``make_peer`` makes the peer of a client's identity. ``on_problem`` is called with the reason, also from gRPC's own
-    threads, once per change of the files. The constructor raises OSError or ValueError.
+    threads, once for each reason. The constructor raises OSError or ValueError.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class GrpcioCertificates:
     ) -> None:
         self._files = files
         self._on_problem = on_problem
-        self._stamp = files.stamp_now()
+        self._followed = Followed(files.stamp_now)
         # gRPC takes None for "as it was"; its type stubs do not.
         self.credentials = grpc.dynamic_ssl_server_credentials(
             _read(files),
@@ -71,25 +71,23 @@ class GrpcioCertificates:
 
     def reload(self) -> bool:
         """Reload the files with the next connection, changed or not; return whether they can be used now."""
-        self._stamp = ()
+        self._followed.forget()
         return self._read_again() is not None
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        now = self._files.stamp_now()
-        if now == self._stamp:
-            return None  # as it was
-        self._stamp = now
-        return self._read_again()
+        return self._read_again() if self._followed.is_due() else None  # as it was
 
     def _read_again(self) -> grpc.ServerCertificateConfiguration | None:
         try:
             configuration = _read(self._files)
             if self.clients is not None:
                 self.clients.reload_authorities()
-            return configuration
         except (OSError, ValueError) as error:
-            self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
+            if self._followed.note(str(error)):
+                self._on_problem(f"the TLS files can't be read again, so the former ones stay in use: {error}")
             return None
+        self._followed.note()
+        return configuration
 
 
 def certificates_of(context: Any) -> tuple[bytes, ...]:

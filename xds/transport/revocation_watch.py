@@ -26,6 +26,7 @@ class RevocationWatch:
         self._on_change = on_change
         self._on_problem = on_problem
         self._task: asyncio.Task[None] | None = None
+        self._is_asked = asyncio.Event()
 
     def start(self) -> None:
         """Follow the files until ``stop``."""
@@ -36,21 +37,26 @@ class RevocationWatch:
         if self._task is not None:
             self._task.cancel()
 
+    def look_soon(self) -> None:
+        """Read all files at once, changed or not."""
+        self._clients.revocation_files.forget()
+        self._is_asked.set()
+
     async def look(self) -> None:
-        """Read the files if they have changed."""
-        try:
-            revocations = await asyncio.to_thread(self._clients.read_changed)
-        except (OSError, ValueError) as error:
-            self._on_problem(f"the revoked certificates can't be read again, so the former ones count: {error}")
-            return
-        if revocations is not None:
-            self._clients.take(revocations)
+        """Read the files that have changed."""
+        is_read, problems = await asyncio.to_thread(self._clients.read_revocations)
+        for problem in problems:
+            self._on_problem(f"the revoked certificates can't be read again, so the former ones count: {problem}")
+        if is_read:
             self._on_change()
 
     async def follow(self) -> None:
         """Follow them until this is cancelled."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._is_asked.wait()
+            self._is_asked.clear()
             try:
                 await self.look()
             except Exception as error:  # a bug of ours must not end the watch

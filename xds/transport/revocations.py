@@ -1,15 +1,17 @@
 """Revoked client certificates: certificate revocation lists (CRLs), and a list of identities and serial numbers."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
 
 from xds.model.identity import IdentityPattern, parse_identity_pattern
 from xds.model.untrusted import reading
-from xds.transport.tls import TlsFiles
+from xds.transport.tls import Followed, TlsFiles, stamp
 
 _PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 _SERIAL = re.compile(r"serial:((?:[0-9A-Fa-f]{2}:?)+)")
@@ -44,23 +46,79 @@ class Revocations:
 NOTHING_REVOKED = Revocations({})
 
 
-def read_revocations(files: TlsFiles) -> Revocations:
-    """Read what is revoked. Raises OSError or ValueError, which names the file, the line, and what to do."""
-    by_issuer: dict[bytes, frozenset[int]] = {}
-    if files.crls:
-        authorities = [
-            each
-            for path in dict.fromkeys((*files.authorities, *files.crl_authorities))
-            for each in _certificates_of(path)
-        ]
-        for path in files.crls:
-            for crl in crls_of(path):
-                with reading():
-                    _check_crl(path, crl, authorities)
-                    issuer = crl.issuer.public_bytes()
-                    serials = frozenset(each.serial_number for each in crl)
-                by_issuer[issuer] = by_issuer.get(issuer, frozenset()) | serials
-    return _read_list(by_issuer, files.revoked)
+class RevocationFiles:
+    """What is revoked, as the files say: each file is followed by itself, so that a bad one holds up no other.
+
+    A revocation list is read again also when the CAs have changed that may have signed it. The constructor raises
+    OSError or ValueError, which names the file, the line, and what to do.
+    """
+
+    def __init__(self, files: TlsFiles, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._files = files
+        self._crls = {
+            path: Followed(partial(stamp, (path, *files.signers_of_crls)), clock=clock) for path in files.crls
+        }
+        self._by_file = {path: self._read_crls(path) for path in files.crls}
+        listed = files.revoked
+        self._list = None if listed is None else Followed(partial(stamp, (listed,)), clock=clock)
+        self._listed = _read_list(listed)
+
+    def revocations(self) -> Revocations:
+        """Return what is revoked, as far as it could be read."""
+        by_issuer: dict[bytes, frozenset[int]] = {}
+        for found in self._by_file.values():
+            for issuer, serials in found.items():
+                by_issuer[issuer] = by_issuer[issuer] | serials if issuer in by_issuer else serials
+        return replace(self._listed, by_issuer=by_issuer)
+
+    def forget(self) -> None:
+        """Have all files read again."""
+        for followed in self._followed():
+            followed.forget()
+
+    def read_changed(self) -> tuple[bool, tuple[str, ...]]:
+        """Read the files that have changed; return whether one could be, and new reasons why others could not.
+
+        A file that can't be used leaves what it had in force.
+        """
+        problems: list[str] = []
+        due = [path for path, followed in self._crls.items() if followed.is_due()]
+        read = [self._is_read(self._crls[path], partial(self._take_crls, path), problems) for path in due]
+        if self._list is not None and self._list.is_due():
+            read.append(self._is_read(self._list, self._take_list, problems))
+        return any(read), tuple(problems)
+
+    def _is_read(self, followed: Followed, take: Callable[[], None], problems: list[str]) -> bool:
+        try:
+            take()
+        except (OSError, ValueError) as error:
+            if followed.note(str(error)):
+                problems.append(str(error))
+            return False
+        followed.note()
+        return True
+
+    def _take_crls(self, path: Path) -> None:
+        self._by_file[path] = self._read_crls(path)
+
+    def _take_list(self) -> None:
+        self._listed = _read_list(self._files.revoked)
+
+    def _followed(self) -> Iterator[Followed]:
+        yield from self._crls.values()
+        if self._list is not None:
+            yield self._list
+
+    def _read_crls(self, path: Path) -> dict[bytes, frozenset[int]]:
+        authorities = [each for signers in self._files.signers_of_crls for each in _certificates_of(signers)]
+        found: dict[bytes, frozenset[int]] = {}
+        for crl in crls_of(path):
+            with reading():
+                _check_crl(path, crl, authorities)
+                issuer = crl.issuer.public_bytes()
+                serials = frozenset(each.serial_number for each in crl)
+            found[issuer] = found.get(issuer, frozenset()) | serials
+        return found
 
 
 @reading()
@@ -105,8 +163,8 @@ def _signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) ->
         return False
 
 
-def _read_list(by_issuer: Mapping[bytes, frozenset[int]], path: Path | None) -> Revocations:
-    """Add the list of revoked identities and serial numbers, one a line; # begins a comment."""
+def _read_list(path: Path | None) -> Revocations:
+    """Read the list of revoked identities and serial numbers, one a line; # begins a comment."""
     identities: list[str] = []
     patterns: list[IdentityPattern] = []
     serials: list[int] = []
@@ -124,7 +182,7 @@ def _read_list(by_issuer: Mapping[bytes, frozenset[int]], path: Path | None) -> 
             patterns.append(pattern)
         else:
             identities.append(pattern.text)
-    return Revocations(by_issuer, frozenset(serials), frozenset(identities), tuple(patterns))
+    return Revocations({}, frozenset(serials), frozenset(identities), tuple(patterns))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,12 +1,16 @@
-"""The files that TLS is configured with."""
+"""The files that TLS is configured with, and when they are read again."""
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 CertificateName = Literal["spiffe", "dns", "cn"]
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[tuple[int, ...], ...]
+RETRY_S = 1.0
+"""How soon files that could not be used are read again, though they seem to be the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +56,63 @@ class TlsFiles:
         """Return a stamp that changes when CAs do; () while a file is missing."""
         return stamp(self.authorities)
 
+    @property
+    def signers_of_crls(self) -> tuple[Path, ...]:
+        """The files of CAs that may have signed the revocation lists."""
+        return tuple(dict.fromkeys((*self.authorities, *self.crl_authorities)))
+
     def revocations_stamp_now(self) -> Stamp:
-        """Return a stamp that changes when the files of revoked certificates do; () while one is missing."""
-        return stamp(self.crls if self.revoked is None else (*self.crls, self.revoked))
+        """Return a stamp that changes when what is revoked may do; () while a file is missing."""
+        listed = () if self.revoked is None else (self.revoked,)
+        return stamp((*self.crls, *(self.signers_of_crls if self.crls else ()), *listed))
+
+
+class Followed:
+    """Files that are read again once they have changed and, as long as they can't be used, every ``RETRY_S`` seconds.
+
+    A reading can fail for a reason that no stamp shows: no free descriptor, or another file that is missing. The maker
+    reads them for the first time after this is made.
+    """
+
+    __slots__ = ("_clock", "_retry_at", "_stamp", "_stamp_now", "problem")
+
+    def __init__(self, stamp_now: Callable[[], Stamp], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stamp_now = stamp_now
+        self._clock = clock
+        self._stamp: Stamp | None = stamp_now()
+        self._retry_at = float("inf")
+        self.problem = ""
+        """Why the last reading failed, "" if it did not."""
+
+    def is_due(self) -> bool:
+        """Return whether they are to be read now; ``note`` is called with the outcome then."""
+        now = self._stamp_now()  # before the reading: what is written meanwhile is read next time
+        if now == self._stamp and self._clock() < self._retry_at:
+            return False
+        self._stamp = now
+        return True
+
+    def note(self, problem: str = "") -> bool:
+        """Note why a reading failed, "" if it did not; return whether that is another problem than before."""
+        is_other = problem not in ("", self.problem)
+        self.problem = problem
+        self._retry_at = self._clock() + RETRY_S if problem else float("inf")
+        return is_other
+
+    def forget(self) -> None:
+        """Have them read again, and a problem told again."""
+        self._stamp, self.problem = None, ""
 
 
 def stamp(paths: Iterable[Path]) -> Stamp:
-    """Return a stamp that changes when one of the files does; () while one is missing."""
+    """Return a stamp that changes when one of the files does, or may be read by others; () while one is missing."""
     try:
         stats = [path.stat() for path in paths]
     except OSError:
         return ()
-    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+    return tuple(map(stamp_of, stats))
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file does, or who may read it."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode
