@@ -83,7 +83,7 @@ async def serve(
     _prepare_process(settings)
     ending = _ending_signals()
     reloading = Reloading()
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as last, AsyncExitStack() as stack:
         control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_files=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
@@ -115,7 +115,7 @@ async def serve(
             control_plane.start(ready=False),
             asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
         )
-        stack.callback(admission.close)
+        last.push_async_callback(admission.finish)  # once no port answers and no change is under way any more
         await _start_access(control_plane, admission, reloading.records)
         await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)

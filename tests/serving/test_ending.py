@@ -1,12 +1,14 @@
 """The start and end of a server with worker processes: what it leaves, what its clients receive, and TLS."""
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from h2.events import ConnectionTerminated, Event
 from support import resources as r
@@ -20,6 +22,7 @@ from support.waiting import wait_until
 from support.wire import DeltaClient, StreamEnded, wire
 from support.worker_fleet import Fleet, shares
 
+from xds.access.audit import AuditFilter, read_audit
 from xds.address import BindError
 from xds.app import App
 from xds.embed import ControlPlane, Settings
@@ -29,6 +32,40 @@ from xds.sources.inline import read_resources
 from xds.transport.pool import WorkerFailedError
 
 STREAMS = 16
+
+
+async def test_every_answer_until_the_end_is_in_the_audit_log(tmp_path: Path) -> None:
+    audit, token = tmp_path / "audit", tmp_path / "token"
+    token.write_text("s3cret")
+    answered: dict[str, int] = {}
+    options = ["--store", f"sqlite:///{tmp_path / 'x.db'}", "--api-token-file", str(token), "--workers", "0"]
+    settings = {"access.audit_file": audit, "drain.timeout_s": 0}
+
+    async def push(server: XdsServer, writer: int) -> None:
+        headers = {"authorization": "Bearer s3cret"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.admin_port}", headers=headers) as client:
+            for number in itertools.count():
+                name = f"{writer}-{number}"
+                body = {"upsert": [r.static_cluster(f"c{writer}", 1, connect_timeout=f"{number + 1}s")], "id": name}
+                try:
+                    answer = await client.post(
+                        "/v1/groups/g/changesets", json=body, headers={"x-request-id": f"request-{name}"}
+                    )
+                except httpx.TransportError:
+                    return
+                answered[f"request-{name}"] = answer.status_code
+
+    async with XdsServer(None, *options, settings=settings) as server:
+        await server.wait_ready()
+        writers = [asyncio.create_task(push(server, number)) for number in range(6)]
+        await wait_until(lambda: len(answered) > 100)
+        server.signal(signal.SIGTERM)
+        await asyncio.gather(*writers)
+        assert await server.wait_ended() == 0
+    recorded = {each.get("request_id") for each in read_audit(audit, AuditFilter(limit=100_000))}
+    missing = {name: status for name, status in answered.items() if name not in recorded}
+    assert missing == {}
+    assert set(answered.values()) >= {200}
 
 
 # --- Draining --------------------------------------------------------------------------------------------------------

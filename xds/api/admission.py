@@ -45,6 +45,8 @@ CHANGES = frozenset(what for what, needed in NEEDS.items() if needed & {WRITE, R
 """The calls of which every outcome is recorded."""
 LAPSE_S = 0.5
 """How often the credentials of open streams are checked: a stream ends within this time of their end."""
+FINISH_S = 5.0
+"""How long the end of a server waits for the outcome of changes to be recorded."""
 PUSHES_S = 1.0
 """Endpoint pushes of a caller into a group within this time are one record."""
 REQUEST_ID_CHARACTERS_MAX = 128
@@ -372,6 +374,12 @@ class Admission:
             revision=pushes.last or None,
             **fields,
         )
+
+    async def finish(self) -> None:
+        """Record what is still under way, and close; ``FINISH_S`` at most."""
+        if self._recording:
+            await asyncio.wait(set(self._recording), timeout=FINISH_S)
+        self.close()
 
     def close(self) -> None:
         """Write what is still to be recorded, and close the audit log."""
