@@ -92,8 +92,7 @@ async def serve(
         if store is None:
             log.info("stopped before anything was served")
             return 0
-        publisher = _publisher(store, control_plane, reloading.refused, await asyncio.to_thread(_judge, settings))
-        stack.push_async_callback(publisher.stop)
+        publisher = await _publisher(store, control_plane, reloading.refused, stack)
         await publisher.start()
         reader, content = None, None
         if settings.directory is not None:
@@ -355,14 +354,18 @@ def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     return Admission(authenticator, audit, records_all=records_all, measured=measured)
 
 
-def _judge(settings: Settings) -> "Judge | None":
-    """Return the Envoy that judges resources, tried once. Raises EnvoyMissingError and EnvoyUnusableError."""
+def _judge(settings: Settings, stack: AsyncExitStack) -> "Judge | None":
+    """Return the Envoy that judges resources, tried once; the stack closes it.
+
+    Raises EnvoyMissingError and EnvoyUnusableError.
+    """
     validation = settings.validation
     if validation.envoy == "off" and not validation.attributes_nacks:
         return None
     from xds.validation.judge import Judge
 
     judge = Judge(validation.envoy_path, timeout_s=validation.envoy_timeout_s)
+    stack.callback(judge.close)
     judge.check()
     return judge
 
@@ -388,7 +391,9 @@ def _nack_judge(judge: "Judge | None", control_plane: App) -> "NackJudge | None"
     return NackJudge(judge, snapshot_of)
 
 
-def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", judge: "Judge | None") -> Publisher:
+async def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", stack: AsyncExitStack) -> Publisher:
+    """Return the publisher, which the stack stops: that answers those that wait for the judge, before it is closed."""
+    judge = await asyncio.to_thread(_judge, control_plane.settings, stack)
     control_plane.attributions.ask = _nack_judge(judge, control_plane)
 
     def serve(changeset: Changeset, revision: int) -> None:
@@ -411,6 +416,7 @@ def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", judg
         on_stored=control_plane.measured.store.observe,
     )
     control_plane.measured.queue = lambda: publisher.waiting
+    stack.push_async_callback(publisher.stop)
     return publisher
 
 

@@ -5,11 +5,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from xds.model.problem import Problem
@@ -17,7 +17,7 @@ from xds.model.resource import Resource
 from xds.model.types import LISTENER
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, load_schema
-from xds.validation.envoy import TIMEOUT_S, is_accepted, run_validation, usable_envoy
+from xds.validation.envoy import TIMEOUT_S, Children, is_accepted, remove_leftovers, run_validation, usable_envoy
 from xds.validation.errors import EnvoyUnusableError
 from xds.validation.units import ORDER, Assembly, Memory, Unit
 
@@ -33,10 +33,13 @@ BLAMED_MAX = 20
 """Maximum resources that are found for a NACK."""
 STUBS_MAX = 50
 """Maximum clusters of a sidecar's own bootstrap that are found out from what Envoy says, per run."""
+STUBS_KEPT_MAX = 1_000
+"""Maximum such clusters that are remembered."""
 _UNKNOWN_CLUSTER = re.compile(r"[Uu]nknown (?:gRPC client |shadow )?cluster[: ]+'?(?P<name>[^\s']+)'?")
 _MATCH_CHARACTERS_MIN = 2
 
 Run = Callable[[bytes], str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +78,20 @@ class Judge:
         self._memories: dict[str, Memory] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(PROCESSES_MAX, thread_name_prefix="validation")
-        self._stubs: set[str] = set()
+        self._slots = threading.BoundedSemaphore(PROCESSES_MAX)
+        self._children = Children()
+        self._stubs: OrderedDict[str, None] = OrderedDict()
         self._is_tried = False
+        if run is None:
+            remove_leftovers()
 
     def check(self) -> None:
         """Raise EnvoyUnusableError if the Envoy can't be run, or refuses a bootstrap without resources."""
         self._try_binary()
 
     def close(self) -> None:
-        """Start no more Envoys."""
+        """Kill the Envoys that run, and start no more. Whoever waits for them gets an EnvoyUnusableError."""
+        self._children.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def judge(self, resources: Iterable[Resource], *, group: str = "") -> Judgement:
@@ -151,7 +159,7 @@ class Judge:
             return False
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        if any(self._threads.map(lambda batch: self._ask(assembly, batch), batches)):
+        if any(self._in_threads(lambda batch: self._ask(assembly, batch), batches)):
             return False
         for each in unknown:
             self._keep(each.digest, "")
@@ -188,7 +196,7 @@ class Judge:
         """Return the units of which Envoy says something, each by itself, with its words."""
         unknown = [each for each in units if self._recall(each.digest) is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        for found in self._threads.map(lambda batch: self._halve(assembly, batch), batches):
+        for found in self._in_threads(lambda batch: self._halve(assembly, batch), batches):
             for unit, words in found:
                 self._keep(unit.digest, words)
         told = [(each, self._recall(each.digest) or "") for each in units]
@@ -228,23 +236,51 @@ class Judge:
 
     def _ask(self, assembly: Assembly, units: Sequence[Unit]) -> str:
         """Run Envoy on units. Clusters that only a sidecar's own bootstrap has are made up as Envoy misses them."""
-        named: set[str] = set().union(*(each.clusters_named for each in units))
+        stubs: set[str] = set().union(*(each.clusters_named for each in units))
+        with self._lock:
+            stubs |= self._stubs.keys()
         for _ in range(STUBS_MAX):
-            words = self._run(assembly.bootstrap(units, named | self._stubs))
+            words = self._run(assembly.bootstrap(units, stubs))
             missed = _UNKNOWN_CLUSTER.search(words)
-            if missed is None or missed["name"] in named | self._stubs:
+            if missed is None or missed["name"] in stubs:
                 return words
-            self._stubs = self._stubs | {missed["name"]}
+            stubs.add(missed["name"])
+            self._keep_stub(missed["name"])
         return words
 
+    def _keep_stub(self, name: str) -> None:
+        with self._lock:
+            self._stubs[name] = None
+            while len(self._stubs) > STUBS_KEPT_MAX:
+                self._stubs.popitem(last=False)
+
     def _run(self, bootstrap: bytes) -> str:
-        self.runs += 1
-        return self._run_one(bootstrap)
+        with self._slots:
+            self._check_open()
+            self.runs += 1
+            words = self._run_one(bootstrap)
+        self._check_open()
+        return words
+
+    def _check_open(self) -> None:
+        if self._children.is_closed:
+            raise EnvoyUnusableError("no more Envoys are started: this process is about to end")
+
+    def _in_threads(self, work: Callable[[list[Unit]], T], batches: list[list[Unit]]) -> Iterable[T]:
+        """Yield the results in order, from two threads at most; a single batch is done in the caller's."""
+        if len(batches) < 2:
+            yield from map(work, batches)
+            return
+        try:
+            yield from self._threads.map(work, batches)
+        except (CancelledError, RuntimeError):
+            self._check_open()
+            raise
 
     def _run_envoy(self, bootstrap: bytes) -> str:
         assert self._binary is not None
         try:
-            return run_validation(self._binary, bootstrap, timeout_s=self._timeout_s)
+            return run_validation(self._binary, bootstrap, timeout_s=self._timeout_s, children=self._children)
         except OSError as error:
             raise EnvoyUnusableError(f"{self._binary} can't be run: {error}") from error
 
