@@ -12,6 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
+from support.fleet_status import server_status
 
 from xds._generated import snapshots_pb2 as pb
 from xds.access.audit import AuditFilter, AuditLog, read_audit
@@ -20,6 +21,7 @@ from xds.access.errors import UnauthenticatedError
 from xds.access.tokens import create_token, revoke_tokens
 from xds.address import Address
 from xds.api.admission import LAPSE_S, NEEDS, Admission
+from xds.api.fleet import HIDDEN_WHY, ReplicaStatus, StoreStatus
 from xds.api.grpc_api import GrpcApi
 from xds.api.guard import Hosts
 from xds.api.inherited import ABOUT_INHERITED
@@ -266,6 +268,60 @@ async def test_the_servers_problems_are_told_to_those_only_who_may_read_all_grou
         data = await scene.channel.unary_unary(f"/{SERVICE.full_name}/ListNodes")(b"", metadata=metadata)
         answers.append(",".join(pb.Nodes.FromString(data).problems))
     assert ["groups have secrets" in each for each in answers] == [False] * 3 + [True] * 3
+
+
+async def test_reasons_of_the_server_are_told_to_those_only_who_may_read_all_groups(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"no key for clusters/c of {OTHER} in /etc/xds/keys"
+    status = server_status(
+        1,
+        store=StoreStatus(kind="sqlite", revision=1, stale_because=said, refusing_because=said),
+        replicas=(
+            ReplicaStatus(name="two", api="10.0.0.2:1", state="silent", revision=0, streams=0, problem=said),
+            ReplicaStatus(name="one", api="10.0.0.1:1", state="self", revision=1, streams=3),
+        ),
+        problems=(said,),
+        gone={},
+    )
+    missing = (f"two (10.0.0.2:1): {said}",)
+    operations = scene.served.operations
+
+    async def told_status() -> Any:
+        return status
+
+    def lacking(answer: Any) -> Any:
+        async def told(*given: Any) -> Any:
+            return replace(await answer(*given), missing_replicas=missing)
+
+        return told
+
+    for name in ("_nodes", "_debts", "_inspect", "_holders"):
+        monkeypatch.setattr(operations, name, lacking(getattr(operations, name)))
+    monkeypatch.setattr(operations, "_status", told_status)
+    monkeypatch.setattr(scene.served.publisher, "stale_because", said)
+    scene.served.clients.append(
+        InspectedClient(summary=next(each for each in scene.served.known_nodes if each.group == OWN), gets_secrets=True)
+    )
+    for path in (
+        *("/v1/status", "/v1/nodes", f"/v1/nodes/{OWN}-node", f"/v1/nodes/{OWN}-node/resources"),
+        "/v1/revisions/1/convergence",
+        f"/v1/nodes/nobody/explain?type=clusters&name={OWN}-c",
+    ):
+        answer = await scene.rest.get(path, headers=scene.shown("read"))
+        assert answer.status_code in (200, 503), path
+        assert ("10.0.0" in answer.text, said in answer.text, "two" in answer.text) == (False, False, True), path
+        assert said in (await scene.rest.get(path, headers=scene.shown("admin"))).text, path
+    answer = await scene.rest.get("/v1/nodes/nobody", headers=scene.shown("read"))
+    assert answer.json()["error"] == "two did not answer, and may have the node 'nobody'"
+    for role in ("read", "admin"):
+        call = scene.admission.admit(
+            "GetStatus", authorization=scene.shown(role)["authorization"], certificates=(), peer="127.0.0.1:1"
+        )
+        permitted = Permitted(operations, scene.admission, call)
+        assert permitted.stale_because == (said if role == "admin" else HIDDEN_WHY)
+        holders = await permitted.holders(OWN, CLUSTER_TYPE, f"{OWN}-c")
+        assert holders.missing_replicas == (missing if role == "admin" else ("two",))
 
 
 async def test_a_change_id_tells_nothing_of_the_change_of_another_group(scene: Scene) -> None:

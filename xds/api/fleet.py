@@ -3,8 +3,9 @@
 What an operator asks first. Everything is counted already: a status costs O(groups × distinct debts), not O(nodes).
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xds.protocol.convergence import EVERYTHING, Debt, Debts, acceptance
 
@@ -125,6 +126,31 @@ class FleetStatus:
     missing_workers: tuple[str, ...] = ()
     missing_replicas: tuple[str, ...] = ()
     """Workers and replicas that did not answer, whose nodes are not counted."""
+
+
+HIDDEN_WHY = "why is told to those only who may read all groups"
+"""Instead of a reason, which may have paths, addresses, and names of any group."""
+_REASON = re.compile(r" \(|: ")
+
+
+def name_of_missing(missing: str) -> str:
+    """Return the name of a replica or a worker that did not answer, without its address and the reason."""
+    return _REASON.split(missing, maxsplit=1)[0]
+
+
+def without_reasons(status: FleetStatus) -> FleetStatus:
+    """Return what is told of a fleet to who may not read all groups: nothing of the server's own files and reasons."""
+    server = status.server
+    store = replace(
+        server.store,
+        stale_because=HIDDEN_WHY if server.store.stale_because else "",
+        refusing_because=HIDDEN_WHY if server.store.refusing_because else "",
+    )
+    replicas = (replace(each, api="", problem=HIDDEN_WHY if each.problem else "") for each in server.replicas)
+    told = replace(
+        server, replicas=tuple(replicas), store=store, directory=None, limits={}, certificates=(), problems=()
+    )
+    return replace(status, server=told, missing_replicas=tuple(map(name_of_missing, status.missing_replicas)))
 
 
 async def group_statuses(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xds.api.convergence import Convergence, Goal, watch_convergence
 from xds.api.explain import HIDDEN_GROUP, Explanation, Facts, explain
-from xds.api.fleet import FleetStatus, ServerStatus, group_statuses
+from xds.api.fleet import FleetStatus, ServerStatus, group_statuses, name_of_missing
 from xds.api.inherited import Inherited
 from xds.api.run_in_thread import run_in_thread
 from xds.api.seen import seen_then
@@ -578,8 +578,8 @@ class Operations:
         Raises UnknownNodeError, and StreamRefusedError if a worker that did not answer may have the node.
         """
         found = await self._nodes(NodesQuery(id=node_id, known=True))
-        if not found.nodes and (missing := (*found.missing_workers, *found.missing_replicas)):
-            text = f"{', '.join(missing)} did not answer, and may have the node {node_id!r}"
+        if not found.nodes and (missing := _missing(found)):
+            text = f"{missing} did not answer, and may have the node {node_id!r}"
             raise StreamRefusedError(Status.UNAVAILABLE, text)
         if not found.nodes:
             raise UnknownNodeError(f"no node {node_id!r} is connected, and none left lately")
@@ -676,7 +676,7 @@ class Operations:
             type_url=type_url,
             name=name,
             nacks=inspection.nacks if sees is None else self.seen_nacks(inspection.nacks, sees),
-            missing=(*found.missing_workers, *found.missing_replicas),
+            missing=(*found.missing_workers, *_missing_replicas(found, sees)),
         )
         clients = [each for each in inspection.clients if sees is None or sees(each.summary.group)]
         told = [
@@ -775,9 +775,18 @@ def _must_be_gone(nodes: tuple[NodeSummary, ...], found: Inspection) -> None:
     """Raise StreamRefusedError if a node is connected, although no connection of it was found."""
     for each in nodes:
         if each.connected_s is not None:
-            missing = ", ".join((*found.missing_workers, *found.missing_replicas))
+            missing = _missing(found)
             where = f"{missing} did not answer" if missing else "its connection ended or moved meanwhile; ask again"
             raise StreamRefusedError(Status.UNAVAILABLE, f"the node {each.node.id!r} is connected, but {where}")
+
+
+def _missing_replicas(found: NodesFound, sees: Callable[[str], bool] | None) -> Iterable[str]:
+    return found.missing_replicas if sees is None else map(name_of_missing, found.missing_replicas)
+
+
+def _missing(found: NodesFound | Inspection) -> str:
+    """Return who did not answer. Why not is told with the status."""
+    return ", ".join((*found.missing_workers, *map(name_of_missing, found.missing_replicas)))
 
 
 def _left(node: NodeSummary) -> str:

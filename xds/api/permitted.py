@@ -17,7 +17,7 @@ from xds.access.rights import Caller, Right
 from xds.api.admission import GONE, Admission, Call, until_lapsed
 from xds.api.convergence import Convergence, Goal
 from xds.api.explain import Explanation
-from xds.api.fleet import FleetStatus
+from xds.api.fleet import HIDDEN_WHY, FleetStatus, name_of_missing, without_reasons
 from xds.api.operations import (
     HISTORY_MAX,
     GroupInfo,
@@ -45,6 +45,7 @@ from xds.routing.request import Request
 from xds.store.entries import TEXT_CHARACTERS_MAX, EntrySummary, Stored
 from xds.store.errors import IdReusedError
 
+M = TypeVar("M", NodesFound, Holders, Inspection, Convergence, Debts)
 T = TypeVar("T")
 READ, WRITE, ROLLOUT, SECRETS, ADMIN = Right.READ, Right.WRITE, Right.ROLLOUT, Right.SECRETS, Right.ADMIN
 
@@ -181,7 +182,8 @@ class Permitted:
     @property
     def stale_because(self) -> str:
         """Why the store can't be followed at present, "" if it can."""
-        return self._operations.stale_because
+        why = self._operations.stale_because
+        return why if self._sees_all or not why else HIDDEN_WHY
 
     @property
     def table(self) -> GroupTable:
@@ -316,13 +318,11 @@ class Permitted:
             return self._operations.group(name)
 
     async def status(self) -> FleetStatus:
-        """Return how the fleet stands; the server's own files, limits and problems only to who may read all groups."""
+        """Return how the fleet stands; the server's files, limits, reasons and problems only to who may read all."""
         self._must_have_any(READ)
         if self._sees_all:
             return await self._operations.status()
-        found = await self._operations.status(self._sees)
-        server = replace(found.server, directory=None, limits={}, certificates=(), problems=())
-        return replace(found, server=server)
+        return without_reasons(await self._operations.status(self._sees))
 
     async def nodes(self, query: NodesQuery) -> NodesFound:
         """Return the progress of the nodes that match a query, of groups that the caller may read."""
@@ -342,7 +342,9 @@ class Permitted:
         if self._sees_all:
             return found
         seen = (each for each in found.holdings if self._sees(each.group))
-        return replace(found, holdings=tuple(each for each in seen if self._is_told(each.group, type_url, name)))
+        return _without_reasons(
+            found, holdings=tuple(each for each in seen if self._is_told(each.group, type_url, name))
+        )
 
     def _is_told(self, group: str, type_url: str, name: str) -> bool:
         inherited = self._operations.inherited(group, self._sees)
@@ -363,7 +365,7 @@ class Permitted:
         if not clients:
             await self.node(query.id)  # it may be gone from a group that the caller may read
         told = [await self._operations.seen_client(each, self._sees) for each in clients]
-        return replace(found, clients=tuple(told), nacks=self._operations.seen_nacks(found.nacks, self._sees))
+        return _without_reasons(found, clients=tuple(told), nacks=self._operations.seen_nacks(found.nacks, self._sees))
 
     async def explain(self, node_id: str, type_url: str, name: str) -> list[Explanation]:
         """Return why a node has a resource, or not; see ``Operations.explain``."""
@@ -382,7 +384,7 @@ class Permitted:
         sees = None if self._sees_all else self._sees
         with self._discreet(), self._admission.lapse_of(self._call) as lapse:
             async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
-                yield found
+                yield found if self._sees_all else _without_reasons(found)
 
     async def debts(self) -> Debts:
         """Return what the connected nodes owe, of groups that the caller may read."""
@@ -390,7 +392,7 @@ class Permitted:
         found = await self._operations.debts()
         if self._sees_all:
             return found
-        return found.of(self._sees)
+        return _without_reasons(found.of(self._sees))
 
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""
@@ -517,9 +519,10 @@ class Permitted:
     def _seen_nodes(self, found: NodesFound) -> NodesFound:
         """Return the nodes of groups that the caller may read; the server's problems name any group."""
         seen = (each for each in found.nodes if self._sees(each.group))
-        if not self._sees_all:
-            seen = (self._operations.seen_summary(each, self._sees) for each in seen)
-        return replace(found, nodes=tuple(seen), problems=())
+        if self._sees_all:
+            return replace(found, nodes=tuple(seen), problems=())
+        nodes = tuple(self._operations.seen_summary(each, self._sees) for each in seen)
+        return _without_reasons(found, nodes=nodes, problems=())
 
     def _seen_summary(self, summary: EntrySummary) -> EntrySummary | None:
         groups = tuple(each for each in summary.groups if self._sees(each.group))
@@ -542,6 +545,11 @@ class Permitted:
 
 SECRETS_AT_ONCE = 100
 """Resources that are searched for secrets in the event loop; more are on a thread."""
+
+
+def _without_reasons(found: M, **changes: Any) -> M:
+    """Return an answer with changes, and with the names alone of the replicas that did not answer."""
+    return replace(found, missing_replicas=tuple(map(name_of_missing, found.missing_replicas)), **changes)
 
 
 def _are_many(resources: Iterable[Resource]) -> bool:
