@@ -10,10 +10,13 @@ import pytest
 from cli.conftest import Run
 from support import resources as r
 from support.fetch import fetch
+from support.schemas import FILTER, own_filter
 from support.server import XdsServer
 
 from xds.client import Client, NotFoundError, RejectedError
+from xds.schema.union import encode_set
 
+EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 LUA = {
     "name": "script",
     "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "inline_code": "--"},
@@ -93,3 +96,33 @@ async def test_wrong_questions_are_answered_with_what_is_wrong(xds: Run, server:
     assert (done.returncode, "does not begin with" in done.stderr) == (2, True)
     done = await asyncio.to_thread(xds, "route", "none", "http://a/", "--api", f"127.0.0.1:{server.api_port}")
     assert done.returncode == 4
+
+
+def test_the_schemas_of_the_environment_count_for_a_directory(xds: Run, tmp_path: Path) -> None:
+    (tmp_path / "acme.binpb").write_bytes(encode_set([own_filter()]))
+    own = {
+        "@type": EXTENSION,
+        "name": "greet",
+        "typed_config": {"@type": f"type.googleapis.com/{FILTER}", "text": "hi"},
+    }
+    r.write_directory(tmp_path / "dir", [*resources(), own])
+    asked = (
+        "route",
+        "default",
+        "http://shop.example:8080/cart",
+        "-H",
+        "host: shop.example",
+        "--file",
+        tmp_path / "dir",
+    )
+    without = xds(*asked)
+    assert (without.returncode, f"unknown type {FILTER}" in without.stderr) == (1, True)
+    assert xds(*asked, XDS_SCHEMAS=str(tmp_path / "acme.binpb")).returncode == 0
+
+
+def test_where_envoy_redirects_to_is_printed(xds: Run, tmp_path: Path) -> None:
+    shop = r.route("shop", "web", domains=["shop.example"])
+    shop["virtual_hosts"][0]["require_tls"] = "ALL"
+    r.write_directory(tmp_path / "dir", [shop, r.listener("ingress", 80, "shop"), r.static_cluster("web", 1)])
+    done = xds("route", "default", "http://shop.example/cart", "--file", tmp_path / "dir")
+    assert "  location: https://shop.example/cart\n" in done.stdout

@@ -73,9 +73,155 @@ def test_a_listener_is_chosen_by_port_and_address() -> None:
     assert found.steps[0].passed[0].because == "it is at 127.0.0.1:5432"
     assert found.is_certain
     found = way(listeners, "tcp://10.0.0.9:5433")
-    assert "no listener of the group is at port 5433" in found.outcome.what
+    assert "no listener of the group takes connections to 10.0.0.9:5433" in found.outcome.what
     found = way([*listeners, r.tcp_listener("c", 5433, "x")], "tcp://db.example:5433")
     assert doubts(found) == ["listeners/b: others are at port 5433 too (c): give the address"]
+
+
+@pytest.mark.parametrize(
+    ("host", "socket", "is_taken"),
+    [
+        ("[::1]", {"address": "0.0.0.0"}, False),
+        ("127.0.0.1", {"address": "0.0.0.0"}, True),
+        ("127.0.0.1", {"address": "::"}, False),
+        ("127.0.0.1", {"address": "::", "ipv4_compat": True}, True),
+        ("[::1]", {"address": "::"}, True),
+        ("[0:0:0:0:0:0:0:1]", {"address": "::1"}, True),
+        ("[::1]", {"address": "0:0::1"}, True),
+        ("[::2]", {"address": "::1"}, False),
+        ("127.0.0.1", {"address": "127.0.0.1", "protocol": "UDP"}, False),
+    ],
+)
+def test_a_listener_takes_connections_to_its_addresses(host: str, socket: Json, is_taken: bool) -> None:
+    listener = r.tcp_listener("l", 80, "x") | {"address": {"socket_address": {"port_value": 80, **socket}}}
+    if socket.get("protocol") == "UDP":
+        listener |= {"udp_listener_config": {"quic_options": {}}, "filter_chains": []}
+    found = way([listener, r.static_cluster("x", 1)], f"tcp://{host}:80")
+    assert (found.outcome.kind == "clusters") is is_taken, found.outcome.what
+
+
+def test_errors_name_addresses_as_they_are_written() -> None:
+    listener = r.tcp_listener("l", 80, "x") | {"address": r.address(80, "::1")}
+    assert way([listener], "tcp://[::2]:80").outcome.what == (
+        "no listener of the group takes connections to [::2]:80; it has l ([::1]:80)"
+    )
+    assert "is at port 81: give the port" in way([listener], "tcp://[::1]:81").outcome.what
+
+
+def test_a_listener_that_does_not_bind_is_taken_last_and_with_a_doubt() -> None:
+    unbound = r.tcp_listener("a", 443, "x") | {"bind_to_port": False}
+    bound = r.tcp_listener("b", 443, "y") | {"address": r.address(443, "0.0.0.0")}
+    clusters = [r.static_cluster("x", 1), r.static_cluster("y", 1)]
+    found = way([unbound, *clusters], "tcp://127.0.0.1:443")
+    assert (found.outcome.clusters[0].name, "does not bind to its port" in doubts(found)[0]) == ("x", True)
+    found = way([unbound, bound, *clusters], "tcp://127.0.0.1:443")
+    assert (found.outcome.clusters[0].name, found.is_certain) == ("y", True)
+
+
+def chains(*matches: Json, **fields: Any) -> list[Json]:
+    """Return a listener with a chain to each of the clusters a, b, … and these clusters."""
+    names = [chr(ord("a") + number) for number in range(len(matches))]
+    listener = r.tcp_listener("l", 80, "x") | {"address": r.address(80, "0.0.0.0")}
+    made = []
+    for name, match in zip(names, matches, strict=True):
+        filters = r.tcp_listener("l", 80, name)["filter_chains"][0]["filters"]
+        made.append({"name": name, "filters": filters, "filter_chain_match": match})
+    return [listener | {"filter_chains": made, **fields}, *(r.static_cluster(name, 1) for name in names)]
+
+
+TENS = [{"address_prefix": "10.0.0.0", "prefix_len": 8}]
+
+
+@pytest.mark.parametrize(
+    ("match", "given", "said"),
+    [
+        ({"source_prefix_ranges": TENS}, {"source": "10.0.0.1"}, "give the source"),
+        ({"direct_source_prefix_ranges": TENS}, {"source": "10.0.0.1"}, "give the source"),
+        ({"source_type": "EXTERNAL"}, {"source": "10.0.0.1"}, "give the source"),
+        ({"source_ports": [5000]}, {"source": "10.0.0.1:5000"}, "give the source with its port"),
+        ({"source_ports": [5000]}, {"source": "[fe80::1]:5000"}, "give the source with its port"),
+        ({"prefix_ranges": TENS}, {"address": "10.0.0.1"}, "give the address"),
+    ],
+)
+def test_what_is_not_known_of_a_connection_is_said(match: Json, given: Json, said: str) -> None:
+    criterion = next(iter(match))
+    wanted = f"listeners/l: {criterion} decides among filter chains: {said}"
+    for others in ((), ({},)):
+        resources = chains(match, *others)
+        assert doubts(way(resources, "tcp://db.example:80"))[0] == wanted
+        found = way(resources, "tcp://db.example:80", **given)
+        assert (found.outcome.clusters[0].name, found.is_certain) == ("a", True)
+
+
+def test_why_a_filter_chain_is_out_is_said_exactly() -> None:
+    wider = {"source_prefix_ranges": TENS}
+    narrower = {"source_prefix_ranges": [{"address_prefix": "10.1.0.0", "prefix_len": 16}]}
+    other = {"source_prefix_ranges": [{"address_prefix": "11.0.0.0", "prefix_len": 8}]}
+    found = way(chains(wider, narrower, other), "tcp://127.0.0.1:80", source="10.1.0.1")
+    assert [each.because for each in found.steps[1].passed] == [
+        "source_prefix_ranges 10.0.0.0/8 fits, but another chain's fits better: the source is 10.1.0.1",
+        "source_prefix_ranges 11.0.0.0/8: the source is 10.1.0.1",
+    ]
+    found = way(chains({"source_type": "EXTERNAL"}, {}), "tcp://10.0.0.1:80", source="127.0.0.1")
+    assert found.steps[1].passed[0].because == "source_type EXTERNAL: the source is 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("priorities", "said"),
+    [
+        (
+            ("HUUU", "HUUU"),
+            "50% to priority 0, 50% to priority 1 as far as the resources say; fewer than 50% of priority 0 and 1",
+        ),
+        (
+            ("U", "U"),
+            "50% to priority 0, 50% to priority 1 as far as the resources say; no endpoint is healthy: all its",
+        ),
+        (("D", "H"), "0% to priority 0, 100% to priority 1 as"),
+        (
+            ("DU", "U"),
+            "100% to priority 0, 0% to priority 1 as far as the resources say; fewer than 50% of priority 1 are",
+        ),
+        (("HU", "H"), "70% to priority 0, 30% to priority 1 as far as the resources say"),
+        (("UU",), "no endpoint is healthy: all its endpoints get requests (panic mode)"),
+        (("HUUU",), "fewer than 50% of priority 0 are healthy: all its endpoints get requests (panic mode)"),
+    ],
+)
+def test_priorities_share_the_requests_by_their_health(priorities: tuple[str, ...], said: str) -> None:
+    assigned = r.assignment("web")
+    words = {"H": "HEALTHY", "U": "UNHEALTHY", "D": "DEGRADED"}
+    assigned["endpoints"] = [
+        {
+            "priority": priority,
+            "lb_endpoints": [
+                each | {"health_status": words[letter]}
+                for letter, each in zip(
+                    letters,
+                    r.assignment("web", *range(1, 1 + len(letters)))["endpoints"][0]["lb_endpoints"],
+                    strict=True,
+                )
+            ],
+        }
+        for priority, letters in enumerate(priorities)
+    ]
+    (found,) = way(
+        [*http(to("web", {"prefix": "/"}))[:2], r.cluster("web"), assigned], "http://a.example/"
+    ).outcome.clusters
+    assert found.note.startswith(said)
+
+
+@pytest.mark.parametrize("header", [":method: POST", ":path: /x", ":scheme: https"])
+def test_what_the_url_and_the_method_say_is_no_header(header: str) -> None:
+    with pytest.raises(ChangesetRejectedError, match="is no header here"):
+        read_request("http://a.example/", headers=[header])
+    assert read_request("http://a.example/", headers=[":authority: b"]).host == "b"
+
+
+def test_the_method_of_grpc_is_post() -> None:
+    assert [read_request(url).method for url in ("grpc://a/x/Y", "http://a/")] == ["POST", "GET"]
+    assert read_request("grpc://a/x/Y", method="POST").method == "POST"
+    with pytest.raises(ChangesetRejectedError, match="is not the method of gRPC"):
+        read_request("grpc://a/x/Y", method="GET")
 
 
 def test_a_restored_destination_hands_a_connection_over() -> None:

@@ -441,7 +441,7 @@ class GrpcApi:
     async def _find_route(self, request: Any, operations: Permitted) -> Any:
         asked = read_request(
             request.url,
-            method=request.method or "GET",
+            method=request.method,
             headers=request.headers,
             listener=request.listener,
             address=request.address,

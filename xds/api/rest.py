@@ -510,11 +510,11 @@ class _Rest:
             group: str,
             request: Request,
             url: Annotated[str, Query(description="http, https, grpc, grpcs; tcp and tls without HTTP.")] = "",
-            method: str = "GET",
+            method: Annotated[str, Query(description="GET by default, POST for gRPC.")] = "",
             header: Annotated[list[str], Query(description="name: value; several times for several.")] = [],  # noqa: B006
             listener: Annotated[str, Query(description="Its name; by default the one at the URL's port.")] = "",
             address: Annotated[str, Query(description="The connection's destination IP.")] = "",
-            source: Annotated[str, Query(description="The client's IP.")] = "",
+            source: Annotated[str, Query(description="The client's IP, or IP:PORT.")] = "",
             revision: Revision = None,
         ) -> Response:
             """Return which way a request would take through the resources that a group's nodes see."""

@@ -37,13 +37,15 @@ ENDPOINTS_SHOWN_MAX = 10
 def route(
     group: Annotated[str, typer.Argument(help="The group of nodes.", autocompletion=complete_group)],
     url: Annotated[str, typer.Argument(help="http, https, grpc or grpcs; tcp and tls for connections without HTTP.")],
-    method: Annotated[str, typer.Option("--method", "-X", help="The method.")] = "GET",
+    method: Annotated[str, typer.Option("--method", "-X", help="The method. Default: GET, or POST for gRPC.")] = "",
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="NAME: VALUE", help="A header; repeatable.")
     ] = None,
     listener: Annotated[str, typer.Option(help="The listener's name. Default: the one at the URL's port.")] = "",
     address: Annotated[str, typer.Option(metavar="IP", help="Where the connection goes to.")] = "",
-    source: Annotated[str, typer.Option(metavar="IP", help="Where it comes from, if filter chains look at that.")] = "",
+    source: Annotated[
+        str, typer.Option(metavar="IP[:PORT]", help="Where it comes from, if filter chains look at that.")
+    ] = "",
     revision: Annotated[int | None, typer.Option("--revision", "-r", min=0, help="As it was at that revision.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="DIR", help="Of a directory instead of a server.")
@@ -83,6 +85,7 @@ def route(
 
 
 def _of_directory(directory: Path, group: str, url: str, asked: Json) -> Json:
+    from xds.cli.schema import choose_schemas
     from xds.model.problem import ChangesetRejectedError
     from xds.routing.answer import answer_json
     from xds.routing.evaluate import find_way
@@ -92,6 +95,7 @@ def _of_directory(directory: Path, group: str, url: str, asked: Json) -> Json:
         request: Request = read_request(url, **asked)
     except ChangesetRejectedError as error:
         fail(*problem_lines(error.problems), code=EXIT_USAGE)
+    choose_schemas(None)  # those of XDS_SCHEMAS
     return {
         "group": group,
         "revision": None,
@@ -127,6 +131,8 @@ def _print(found: Json, *, verbose: bool) -> None:
             say(f"{'':<{width}}    not {passed['what']}: {passed['because']}", style="dim")
     outcome = found["outcome"]
     say("", _sentence(outcome), style="bold")
+    if outcome.get("location") and outcome["location"] not in outcome["what"]:
+        say(f"  location: {outcome['location']}")
     for key in ("path", "host"):
         if outcome.get(key):
             say(f"  {key} upstream: {outcome[key]}")
@@ -150,7 +156,8 @@ def _sentence(outcome: Json) -> str:
 
 def _print_cluster(cluster: Json, *, indent: str) -> None:
     share = f" {cluster['share']:.2%}" if cluster["share"] < 1 else ""
-    about = ", ".join(filter(None, (cluster.get("kind"), cluster.get("policy"), cluster.get("note"))))
+    host = f"host upstream {cluster['host']}" if cluster.get("host") else ""
+    about = ", ".join(filter(None, (cluster.get("kind"), cluster.get("policy"), host, cluster.get("note"))))
     say(f"{indent}{cluster['name']}{share}: {about or 'no endpoints'}")
     for each in cluster.get("endpoints", ())[:ENDPOINTS_SHOWN_MAX]:
         parts = [each["address"], each["health"], f"weight {each['weight']}"]

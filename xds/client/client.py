@@ -328,7 +328,7 @@ class Client:
         url: str,
         *,
         group: str = DEFAULT_GROUP,
-        method: str = "GET",
+        method: str = "",
         headers: Iterable[str] = (),
         listener: str = "",
         address: str = "",
@@ -337,8 +337,9 @@ class Client:
     ) -> Json:
         """Return which way a request would take through the resources that a group's nodes see.
 
-        ``headers`` are like ``name: value``. The answer has ``revision``, ``certain``, ``steps``, ``doubts`` and
-        ``outcome``, as REST's ``GET /v1/groups/{group}/route``. Raises RejectedError for a wrong URL.
+        ``method`` "" is GET, or POST for gRPC. ``headers`` are like ``name: value``. The answer has ``revision``,
+        ``certain``, ``steps``, ``doubts`` and ``outcome``, as REST's ``GET /v1/groups/{group}/route``. Raises
+        RejectedError for a wrong URL.
         """
         request = pb.RouteRequest(
             group=group,

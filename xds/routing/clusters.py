@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from xds.model.types import CLUSTER, ENDPOINTS, LOCALITY_ENDPOINTS
 from xds.routing.answer import ClusterWay, EndpointWay, Notes
 from xds.routing.fields import optional
+from xds.routing.priorities import shares_of_priorities
 from xds.routing.resources import Resources
 
 ENDPOINTS_MAX = 100
@@ -83,7 +84,7 @@ def _with_endpoints(resources: Resources, cluster: Any, share: float, subset: An
         share=share,
         kind=kind,
         policy=_policy(cluster),
-        note="; ".join(notes + _priorities(shown, assignment)),
+        note="; ".join(notes + shares_of_priorities(cluster, assignment, shown)),
         endpoints_total=len(shown),
         endpoints=shown[:ENDPOINTS_MAX],
     )
@@ -219,23 +220,3 @@ def _drops(assignment: Any) -> list[str]:
         denominator = (100, 10_000, 1_000_000)[share.denominator]
         parts.append(f"{share.numerator / denominator:.2%} are dropped ({each.category})")
     return parts
-
-
-def _priorities(endpoints: tuple[EndpointWay, ...], assignment: Any) -> list[str]:
-    """Return how the priorities share the requests, if there are several.
-
-    A priority gets as much as its healthy share times the overprovisioning factor, and the next ones the rest.
-    """
-    known = sorted({each.priority for each in endpoints})
-    if len(known) < 2:
-        return []
-    policy = assignment.policy
-    factor = policy.overprovisioning_factor.value if policy.HasField("overprovisioning_factor") else 140
-    left, parts = 100.0, []
-    for priority in known:
-        members = [each for each in endpoints if each.priority == priority]
-        healthy = sum(each.health == "healthy" for each in members)
-        load = min(left, 100.0, factor * healthy / len(members))
-        left -= load
-        parts.append(f"{load:.0f}% to priority {priority}")
-    return [", ".join(parts) + " as far as the resources say"]

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from xds.model.types import LISTENER
+from xds.routing.addresses import has_port, is_at, is_bound, is_wildcard_at, said, said_addresses, takes
 from xds.routing.answer import EndOfWayError, Notes, Outcome, Passed
-from xds.routing.fields import is_set, optional
+from xds.routing.fields import is_set
 from xds.routing.request import Request
 from xds.routing.resources import Resources
 from xds.routing.unified import evaluate, is_within, network_of
 from xds.schema.formats import ascii_lower
 
 _INSPECTORS = {"tls": "tls_inspector", "http": "http_inspector"}
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what listeners say, nothing is bound here
 _NETWORK = "envoy.extensions.matching.common_inputs.network.v3."
 
 
@@ -27,29 +27,36 @@ def choose_listener(resources: Resources, request: Request, notes: Notes) -> Any
     if request.listener:
         found = resources.get(LISTENER, request.listener)
         if found is None:
-            raise EndOfWayError(_closed(f"the group has no listener {request.listener!r}", _ports(listeners)))
+            raise EndOfWayError(_closed(f"the group has no listener {request.listener!r}", listeners))
         notes.step("listener", f"listeners/{request.listener}", "it is the one asked for")
         return _handed_over(resources, found, request, notes)
     passed, fitting = [], []
     for name, each in listeners:
-        why = _does_not_take(each, request)
-        if why:
-            passed.append(Passed(f"listeners/{name}", why))
-        else:
+        if takes(each, request.address, request.port):
             fitting.append((name, each))
+        else:
+            passed.append(Passed(f"listeners/{name}", f"it is at {', '.join(said_addresses(each)) or 'no address'}"))
     if not fitting:
-        raise EndOfWayError(
-            _closed(
-                f"no listener of the group is at port {request.port}: give the port, or the listener", _ports(listeners)
-            )
+        raise EndOfWayError(_closed(_none_takes(listeners, request), listeners))
+    bound = [pair for pair in fitting if is_bound(pair[1])] or fitting
+    exact = [pair for pair in bound if is_at(pair[1], request.address, request.port)]
+    name, chosen = (exact or bound)[0]
+    if not is_bound(chosen):
+        what = (
+            "it does not bind to its port (bind_to_port), so it only takes connections that another listener hands over"
         )
-    exact = [pair for pair in fitting if request.address in _addresses(pair[1], request.port)]
-    name, chosen = (exact or fitting)[0]
-    if len(fitting) > 1 and not exact:
-        others = ", ".join(other for other, _ in fitting[1:4])
+        notes.doubt(f"listeners/{name}", what)
+    if len(bound) > 1 and not exact:
+        others = ", ".join(other for other, _ in bound[1:4])
         notes.doubt(f"listeners/{name}", f"others are at port {request.port} too ({others}): give the address")
     notes.step("listener", f"listeners/{name}", f"it is at port {request.port}", passed)
     return _handed_over(resources, chosen, request, notes)
+
+
+def _none_takes(listeners: list[tuple[str, Any]], request: Request) -> str:
+    if request.address is not None and any(has_port(each, request.port) for _, each in listeners):
+        return f"no listener of the group takes connections to {said(request.address, request.port)}"
+    return f"no listener of the group is at port {request.port}: give the port, or the listener"
 
 
 def _handed_over(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
@@ -63,59 +70,23 @@ def _handed_over(resources: Resources, listener: Any, request: Request, notes: N
         notes.doubt(f"listeners/{listener.name}", "it restores the original destination: give that by its address")
     if not hands_over:
         return listener
-    for name, each in resources.all(LISTENER):
-        known = _addresses(each, request.port)
-        if each.name != listener.name and request.address in known:
-            notes.step("listener", f"listeners/{name}", f"the connection went to {request.address}:{request.port}")
+    others = [(name, each) for name, each in resources.all(LISTENER) if each.name != listener.name]
+    for name, each in others:
+        if is_at(each, request.address, request.port):
+            to = said(request.address or "", request.port)
+            notes.step("listener", f"listeners/{name}", f"the connection went to {to}")
             return each
-    for name, each in resources.all(LISTENER):
-        if each.name != listener.name and set(_WILDCARDS) & set(_addresses(each, request.port)):
+    for name, each in others:
+        if is_wildcard_at(each, request.address, request.port):
             notes.step("listener", f"listeners/{name}", f"the connection went to port {request.port}")
             return each
     return listener
 
 
-def _closed(what: str, known: str) -> Outcome:
-    return Outcome(kind="error", what=f"{what}; it has {known}")
-
-
-def _ports(listeners: list[tuple[str, Any]]) -> str:
-    shown = [f"{name} ({', '.join(_said_addresses(each)) or 'no address'})" for name, each in listeners[:10]]
+def _closed(what: str, listeners: list[tuple[str, Any]]) -> Outcome:
+    shown = [f"{name} ({', '.join(said_addresses(each)) or 'no address'})" for name, each in listeners[:10]]
     more = f", and {len(listeners) - 10} more" if len(listeners) > 10 else ""
-    return ", ".join(shown) + more or "no listeners"
-
-
-def _said_addresses(listener: Any) -> list[str]:
-    return [_said_address(each) for each in _all_addresses(listener)]
-
-
-def _said_address(address: Any) -> str:
-    kind = address.WhichOneof("address")
-    if kind == "socket_address":
-        return f"{address.socket_address.address}:{address.socket_address.port_value}"
-    if kind == "pipe":
-        return str(address.pipe.path)
-    return f"internal {address.envoy_internal_address.server_listener_name}" if kind else ""
-
-
-def _all_addresses(listener: Any) -> list[Any]:
-    return [listener.address, *(each.address for each in optional(listener, "additional_addresses") or ())]
-
-
-def _addresses(listener: Any, port: int) -> list[str]:
-    """Return the addresses that a listener has at a port of TCP."""
-    sockets = [each.socket_address for each in _all_addresses(listener) if each.HasField("socket_address")]
-    return [each.address for each in sockets if each.port_value == port and each.protocol == 0]
-
-
-def _does_not_take(listener: Any, request: Request) -> str:
-    """Return why a listener does not take the request, "" if it does."""
-    found = _addresses(listener, request.port)
-    if not found:
-        return f"it is at {', '.join(_said_addresses(listener)) or 'no address'}"
-    if request.address is not None and request.address not in found and not set(_WILDCARDS) & set(found):
-        return f"it is at {', '.join(found)}, not at {request.address}"
-    return ""
+    return Outcome(kind="error", what=f"{what}; it has {', '.join(shown) + more or 'no listeners'}")
 
 
 def choose_chain(resources: Resources, listener: Any, request: Request, notes: Notes) -> Any:
@@ -132,19 +103,20 @@ def choose_chain(resources: Resources, listener: Any, request: Request, notes: N
         if not left:
             break
         kept = pick(left, facts)
-        gone = [pair for pair in left if pair not in kept]
+        numbers = {number for number, _ in kept}
+        gone = [pair for pair in left if pair[0] not in numbers]
         if gone or any(_has(chain, criterion) for _, chain in kept):
             decided.append(criterion)
-        passed += [Passed(_named(number, chain), _why_out(chain, criterion, facts)) for number, chain in gone]
+        fact, giving = _FACTS.get(criterion, ("", ""))
+        if fact and facts[fact] is None and any(_has(chain, criterion) for _, chain in left):
+            notes.doubt(f"listeners/{listener.name}", f"{criterion} decides among filter chains: give {giving}")
+        passed += [Passed(_named(*pair), _why_out(pair, (criterion, pick), facts)) for pair in gone]
         left = kept
     if left:
         number, chain = left[0]
         by = [each for each in decided if _has(chain, each)]
         because = f"by its {' and '.join(by)}" if by else "it has no criterion that excludes the connection"
         notes.step("filter chain", _named(number, chain), because, passed)
-        for each in ("source_prefix_ranges", "direct_source_prefix_ranges", "source_type", "source_ports"):
-            if request.source is None and each in decided:
-                notes.doubt(_named(number, chain), f"{each} decides among filter chains: give the source")
         return chain
     return _default(listener, notes, passed)
 
@@ -167,6 +139,7 @@ def _by_matcher(resources: Resources, listener: Any, facts: dict[str, Any], note
         "DestinationPortInput": str(facts["port"]),
         "SourceIPInput": facts["source"],
         "DirectSourceIPInput": facts["source"],
+        "SourcePortInput": None if facts["source_port"] is None else str(facts["source_port"]),
         "ServerNameInput": facts["server_name"],
         "TransportProtocolInput": facts["transport"],
         "ApplicationProtocolInput": ",".join(f"'{each}'" for each in facts["alpn"]),
@@ -176,7 +149,7 @@ def _by_matcher(resources: Resources, listener: Any, facts: dict[str, Any], note
         short = packed.type_url.rpartition(".")[2]
         is_known = _NETWORK in packed.type_url and short in inputs
         value = inputs.get(short)
-        return is_known and (value is not None or short not in ("DestinationIPInput", "SourceIPInput")), value or None
+        return is_known and value is not None, value or None
 
     found = evaluate(listener.filter_chain_matcher, read, resources.hides)
     if found.unknown:
@@ -216,6 +189,7 @@ def _facts(listener: Any, request: Request, notes: Notes) -> dict[str, Any]:
         "port": request.port,
         "address": request.address,
         "source": request.source,
+        "source_port": request.source_port,
         "server_name": request.server_name if sees_tls else "",
         "transport": "tls" if sees_tls else "raw_buffer",
         "alpn": alpn,
@@ -246,8 +220,8 @@ def _has(chain: Any, criterion: str) -> bool:
 def _best(chains: Chains, rank: Callable[[Any], Any]) -> Chains:
     """Return the chains with the highest rank; None excludes a chain."""
     ranks = [(rank(chain.filter_chain_match), (number, chain)) for number, chain in chains]
-    known = [each for each, _ in ranks if each is not None]
-    return [pair for each, pair in ranks if each is not None and each == max(known)]
+    best = max((each for each, _ in ranks if each is not None), default=None)
+    return [pair for each, pair in ranks if each is not None and each == best]
 
 
 def _by_port(chains: Chains, facts: Facts) -> Chains:
@@ -319,7 +293,12 @@ def _by_source_type(chains: Chains, facts: Facts) -> Chains:
 
 
 def _by_source_port(chains: Chains, facts: Facts) -> Chains:
-    return [pair for pair in chains if not pair[1].filter_chain_match.source_ports]
+    def rank(match: Any) -> int | None:
+        if not match.source_ports:
+            return 0
+        return 1 if facts["source_port"] in match.source_ports else None
+
+    return _best(chains, rank)
 
 
 _CRITERIA: tuple[tuple[str, Callable[[Chains, Facts], Chains]], ...] = (
@@ -335,9 +314,21 @@ _CRITERIA: tuple[tuple[str, Callable[[Chains, Facts], Chains]], ...] = (
 )
 
 
-def _why_out(chain: Any, criterion: str, facts: Facts) -> str:
-    match = chain.filter_chain_match
-    if not _has(chain, criterion):
+_FACTS = {
+    "prefix_ranges": ("address", "the address"),
+    "direct_source_prefix_ranges": ("source", "the source"),
+    "source_type": ("source", "the source"),
+    "source_prefix_ranges": ("source", "the source"),
+    "source_ports": ("source_port", "the source with its port"),
+}
+"""What a criterion looks at that may not be known, and what gives it."""
+
+
+def _why_out(pair: tuple[int, Any], by: tuple[str, Callable[[Chains, Facts], Chains]], facts: Facts) -> str:
+    """Return why a criterion excludes a chain."""
+    criterion, pick = by
+    match = pair[1].filter_chain_match
+    if not _has(pair[1], criterion):
         return f"another chain's {criterion} fits"
     fact = {
         "destination_port": f"the port is {facts['port']}",
@@ -345,14 +336,18 @@ def _why_out(chain: Any, criterion: str, facts: Facts) -> str:
         "server_names": f"the server name is {facts['server_name']!r}" if facts["server_name"] else "no server name",
         "transport_protocol": f"the transport is {facts['transport']}",
         "application_protocols": f"the protocols are {', '.join(facts['alpn']) or 'not known'}",
+        "source_ports": f"the source's port is {facts['source_port'] or 'not known'}",
     }.get(criterion, f"the source is {facts['source'] or 'not known'}")
-    return f"{criterion} {_wanted(match, criterion)}: {fact}, or another chain fits better"
+    fits = " fits, but another chain's fits better" if pick([pair], facts) else ""
+    return f"{criterion} {_wanted(match, criterion)}{fits}: {fact}"
 
 
 def _wanted(match: Any, criterion: str) -> str:
     value = getattr(match, criterion)
     if criterion == "destination_port":
         return str(value.value)
+    if criterion == "source_type":
+        return str(match.DESCRIPTOR.fields_by_name[criterion].enum_type.values_by_number[value].name)
     if criterion.endswith("ranges"):
         return ", ".join(str(network_of(each)) for each in list(value)[:5])
-    return ", ".join(map(str, list(value)[:5])) if criterion.endswith(("s", "names", "protocols")) else str(value)
+    return str(value) if isinstance(value, str) else ", ".join(map(str, list(value)[:5]))

@@ -12,6 +12,11 @@ HEADERS_MAX = 100
 PORTS = {"http": 80, "https": 443, "tls": 443, "grpc": 80, "grpcs": 443, "tcp": 0}
 _TLS = frozenset({"https", "grpcs", "tls"})
 _KEPT = "!#$%&'()*+,/:;=?@[]~{}|^`\"\\<>"
+_GIVEN_OTHERWISE = {
+    ":method": "the method is an argument of its own",
+    ":path": "the path is that of the URL",
+    ":scheme": "the scheme is that of the URL",
+}
 _PSEUDO = {"host": ":authority"}
 _JOINED = frozenset(
     {
@@ -58,6 +63,7 @@ class Request:
     listener: str = ""
     address: str | None = None
     source: str | None = None
+    source_port: int | None = None
     hidden: frozenset[str] = frozenset()
     """Headers whose matchers are not evaluated, as their values are secrets that an answer could tell."""
     hidden_parameters: frozenset[str] = frozenset()
@@ -102,7 +108,7 @@ class Request:
 def read_request(
     url: str,
     *,
-    method: str = "GET",
+    method: str = "",
     headers: Iterable[str] = (),
     listener: str = "",
     address: str = "",
@@ -111,22 +117,26 @@ def read_request(
     """Return the request of a URL and of headers like ``name: value``. Raises ChangesetRejectedError.
 
     ``http``, ``https``, ``grpc``, ``grpcs`` URLs, and ``tcp`` and ``tls`` for connections without HTTP. A client sends
-    the URL's host as ``Host`` and, over TLS, as the server name (SNI) unless it is an address.
+    the URL's host as ``Host`` and, over TLS, as the server name (SNI) unless it is an address. ``method`` "" is GET, or
+    POST for gRPC. ``source`` is an address, also with a port.
     """
     problems: list[Problem] = []
     scheme, host, port, path = _parts(url, problems)
     given = list(_headers(headers, problems))
+    source, source_port = _source(source)
     for name, text in (("address", address), ("source", source)):
         if text and not _is_address(text):
             problems.append(Problem(what=f"{text!r} is no IP address", field=name))
+    is_grpc = scheme in ("grpc", "grpcs")
+    method = method or ("POST" if is_grpc else "GET")
+    if is_grpc and method != "POST":
+        problems.append(Problem(what=f"{method[:64]!r} is not the method of gRPC, which is POST", field="method"))
     if not method or not method.isascii() or not method.isprintable() or " " in method or len(method) > 64:
         problems.append(Problem(what=f"{method[:64]!r} is no method", field="method", hint="GET, POST, …"))
     if problems:
         raise ChangesetRejectedError(problems)
-    if scheme in ("grpc", "grpcs"):
-        method = "POST"
-        if not any(name == "content-type" for name, _ in given):
-            given.append(("content-type", "application/grpc"))
+    if is_grpc and not any(name == "content-type" for name, _ in given):
+        given.append(("content-type", "application/grpc"))
     bare = f"[{host}]" if ":" in host else host
     authority = next((value for name, value in given if name in ("host", ":authority")), "")
     is_bare = port == PORTS[scheme] and method != "CONNECT"
@@ -137,7 +147,6 @@ def read_request(
         (":scheme", "https" if scheme in _TLS else "http"),
     ]
     rest = [(name, value) for name, value in given if name not in ("host", *(key for key, _ in pseudo))]
-    is_grpc = scheme in ("grpc", "grpcs")
     return Request(
         scheme=scheme,
         port=port,
@@ -148,6 +157,7 @@ def read_request(
         listener=listener,
         address=address or (host if _is_address(host) else None),
         source=source or None,
+        source_port=source_port,
         about={"url": url, "method": method} | ({"listener": listener} if listener else {}),
     )
 
@@ -192,10 +202,21 @@ def _headers(headers: Iterable[str], problems: list[Problem]) -> Iterable[tuple[
         name = (":" * start + name).strip().lower()
         if not colon or not name.strip(":") or not name.isascii() or not name.isprintable() or " " in name:
             problems.append(Problem(what=f"{text[:80]!r} is no header", field="header", hint="x-user: ann"))
+        elif name in _GIVEN_OTHERWISE:
+            problems.append(Problem(what=f"{name!r} is no header here", field="header", hint=_GIVEN_OTHERWISE[name]))
         elif not value.strip().isprintable() or len(value) > URL_CHARACTERS_MAX:
             problems.append(Problem(what=f"the value of {name!r} is not printable, or too long", field="header"))
         else:
             yield name, value.strip()
+
+
+def _source(text: str) -> tuple[str, int | None]:
+    """Return the address and the port of ``IP``, ``IP:PORT`` or ``[IP]:PORT``."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not (is_bracketed or ":" not in host) or not (port.isascii() and port.isdecimal()):
+        return text, None
+    return (host[1:-1] if is_bracketed else host), int(port[:6])
 
 
 def _is_address(text: str) -> bool:
