@@ -1,5 +1,6 @@
 """The page over HTTP: who may see and do what, its forms, its headers, its addresses. The server is the real one."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -426,6 +427,17 @@ async def test_an_open_stream_of_events_asks_for_a_sign_in_too(scene: Guarded) -
     async with scene.browser() as browser:
         assert (await browser.get("/page/live")).status_code == 401
         assert (await browser.get("/page/nodes", headers={"x-part": "1"})).status_code == 401
+
+
+async def test_a_stream_of_events_ends_with_its_sign_in(scene: Guarded) -> None:
+    async with scene.signed_in("web") as browser, browser.stream("GET", "/page/live") as stream:
+        lines = stream.aiter_lines()
+        assert await anext(lines) == "event: stamp"
+        async with scene.browser() as other:
+            other.cookies.update(dict(browser.cookies))
+            assert (await other.post("/page/sign-out")).status_code == 303
+        async with asyncio.timeout(10):
+            assert [line async for line in lines if line.startswith("event: end")] == ["event: end"]
 
 
 async def test_only_get_begins_a_stream_of_events(scene: Guarded) -> None:

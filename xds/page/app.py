@@ -188,6 +188,13 @@ class Page:
             "request_id": request.headers.get("x-request-id", ""),
         }
 
+    def _lasting(self, request: Request) -> Callable[[], bool]:
+        """Return what says whether the sign-in lasts that a request came with; without one, it always says so."""
+        session = request.cookies.get(_cookie_of(request), "")
+        if request.headers.get("authorization", "") or not self._sessions.authorization(session):
+            return lambda: True
+        return lambda: bool(self._sessions.authorization(session))
+
     def _misdirected(self, request: Request, status: int, text: str) -> Response:
         """Answer a request that is refused for its host or its origin, and record it."""
         what = f"{request.method} {request.url.path}"[:SHOWN_MAX]
@@ -281,7 +288,8 @@ class Page:
     def _stream(self, request: Request, call: Call) -> Response:
         """Answer with the events of the page. HEAD gets the headers of that answer, and begins no stream."""
         try:
-            events = self._live.events(call, Permitted(self._operations, self._admission, call))
+            permitted = Permitted(self._operations, self._admission, call)
+            events = self._live.events(call, permitted, self._lasting(request))
         except TooManyError:
             return Response("too many pages are open", 503, {"retry-after": "15"}, "text/plain")
         if request.method == "HEAD":

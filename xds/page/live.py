@@ -7,8 +7,9 @@ live as when it is loaded, and the rights are checked in one place.
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
+from xds.access.errors import UnauthenticatedError
 from xds.api.admission import Admission, Call, until_lapsed
 from xds.api.answers import EXPECTED
 from xds.api.permitted import Permitted
@@ -32,20 +33,20 @@ class Live:
         self._admission = admission
         self._open = 0
 
-    def events(self, call: Call, operations: Permitted) -> AsyncIterator[str]:
-        """Return the events for one page. Raises TooManyError."""
+    def events(self, call: Call, operations: Permitted, lasts: Callable[[], bool]) -> AsyncIterator[str]:
+        """Return the events for one page, which end soon after ``lasts`` returns false. Raises TooManyError."""
         if self._open >= STREAMS_MAX:
             raise TooManyError
-        return self._events(call, operations)
+        return self._events(call, operations, lasts)
 
-    async def _events(self, call: Call, operations: Permitted) -> AsyncIterator[str]:
+    async def _events(self, call: Call, operations: Permitted, lasts: Callable[[], bool]) -> AsyncIterator[str]:
         if self._open >= STREAMS_MAX:
             yield "event: full\ndata: {}\n\n"
             return
         self._open += 1
         try:
             with self._admission.lapse_of(call) as lapse:
-                async for stamp in until_lapsed(_stamps(operations), lapse):
+                async for stamp in until_lapsed(_stamps(operations, lasts), lapse):
                     yield f"event: {'beat' if stamp is None else 'stamp'}\ndata: {json.dumps(stamp)}\n\n"
         except EXPECTED as error:
             yield f"event: end\ndata: {json.dumps(type(error).__name__)}\n\n"
@@ -53,10 +54,15 @@ class Live:
             self._open -= 1
 
 
-async def _stamps(operations: Permitted) -> AsyncIterator[str | None]:
-    """Yield a digest of what the caller sees of the fleet, at once and whenever it changes; None as a beat."""
+async def _stamps(operations: Permitted, lasts: Callable[[], bool]) -> AsyncIterator[str | None]:
+    """Yield a digest of what the caller sees of the fleet, at once and whenever it changes; None as a beat.
+
+    Raises UnauthenticatedError once ``lasts`` returns false.
+    """
     last, since_s = "", 0.0
     while True:
+        if not lasts():
+            raise UnauthenticatedError("the sign-in has ended", reason="no credentials")
         stamp = await stamp_of(operations)
         if stamp != last:
             yield stamp
