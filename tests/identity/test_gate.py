@@ -170,3 +170,27 @@ async def test_a_bug_refuses_one_token_and_holds_up_no_other(monkeypatch: pytest
     assert (first.reason, str(first), first.is_ours) == ("internal", "internal error", True)
     assert second.peer == Peer(("jwt:corp/web",))
     assert [str(each) for each in gate.faults] == ["a bug"]
+
+
+async def test_the_failure_of_one_who_asks_keeps_the_outcome_from_nobody_else() -> None:
+    for token, kind in ((t.token(), TokenAdmission), ("x.y.z", RefusedTokenError)):
+        gate, told = Gate(), []
+
+        def fail(_: object) -> None:
+            raise ValueError("a bug")
+
+        for done in (fail, told.append, fail, told.append):
+            assert gate.admit(f"Bearer {token}", done) is None
+        await wait_until(lambda told=told: len(told), equals=2)
+        assert [type(each) for each in told] == [kind, kind]
+        assert [str(each) for each in gate.faults] == ["a bug", "a bug"]
+
+
+async def test_a_peer_that_can_not_be_made_refuses_the_token() -> None:
+    def fail(_: object) -> Peer:
+        raise ValueError("a bug")
+
+    gate = Gate(make_peer=fail)
+    async with asyncio.timeout(10):
+        assert (await refusal(gate, f"Bearer {t.token()}")).reason == "internal"
+    assert [str(each) for each in gate.faults] == ["a bug"]

@@ -199,8 +199,15 @@ async def test_a_file_without_a_token_is_said(tmp_path: Path, content: bytes) ->
         ("https://issuer.example/ke ys", "a space"),
         ("https://issuer.example/\r\nx: y", "a space"),
         ("https://bücher.example/", "character"),
+        ("https://a..b/keys", "a host name that is none"),
+        (f"https://{'a' * 64}.example/keys", "a host name that is none"),
     ],
 )
 def test_addresses_to_fetch_from(url: str, why: str) -> None:
     assert why in url_problem(url)
     assert bool(url_problem(url)) is bool(why)
+
+
+async def test_a_host_name_that_is_none_is_said_and_ends_nothing() -> None:
+    with pytest.raises(FetchError, match="the host name is none"):
+        await fetch(Source(url="https://a..b/c", bytes_max=100, timeout_s=5))

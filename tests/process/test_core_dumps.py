@@ -7,6 +7,7 @@ import pytest
 from support.server import XdsServer
 
 from xds.config import Settings
+from xds.process.core_dumps import forbid_core_dumps
 
 
 def core_limits(pids: list[int]) -> set[tuple[str, str]]:
@@ -44,6 +45,25 @@ async def test_core_dumps_are_written_only_if_they_are_allowed(tmp_path: Path, a
 
 def pid_of_this_process() -> int:
     return int(Path("/proc/self").readlink().name)
+
+
+@pytest.mark.parametrize("hard", [0, 1, 4096])
+@pytest.mark.parametrize("may_raise", [False, True])
+def test_a_hard_limit_of_0_is_raised_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, hard: int, may_raise: bool
+) -> None:
+    """With 0 a program that core dumps are piped to gets them all the same (core(5))."""
+    limits = [(0, hard)]
+
+    def set_limits(_: int, wanted: tuple[int, int]) -> None:
+        if wanted[1] > limits[-1][1] and not may_raise:
+            raise ValueError("not allowed to raise maximum limit")
+        limits.append(wanted)
+
+    monkeypatch.setattr("xds.process.core_dumps.resource.getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr("xds.process.core_dumps.resource.setrlimit", set_limits)
+    forbid_core_dumps()
+    assert limits[-1] == ((1, 1) if hard or may_raise else (0, 0))
 
 
 def test_they_are_not_allowed_by_default() -> None:

@@ -308,6 +308,31 @@ async def test_where_no_process_can_be_started_the_start_fails_at_once(monkeypat
 
 
 @on_both_loops
+async def test_a_process_without_a_channel_does_not_stay(monkeypatch):
+    processes = []
+    start = pool_module.Process.start
+
+    def started(*given, **named):
+        processes.append(start(*given, **named))
+        return processes[-1]
+
+    async def failing(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(pool_module.Process, "start", started)
+    life = Life(count=1)
+    with monkeypatch.context() as lacking:
+        lacking.setattr(pool_module.Channel, "attach", failing)
+        with pytest.raises(WorkerFailedError, match="Cannot allocate memory"):
+            await life.pool.start()
+    assert len(processes) == 1
+    assert await processes[0].wait() == -signal.SIGKILL
+    assert not runs(processes[0].pid)
+    for one in life.sockets:
+        one.close()
+
+
+@on_both_loops
 async def test_a_start_that_is_given_up_leaves_no_process():
     life = Life((HANG,), count=2)
     starting = asyncio.create_task(life.pool.start())

@@ -43,6 +43,10 @@ def url_problem(url: str) -> str:
         return f"is not a URL: {error}"
     if parts.scheme not in DEFAULT_PORTS or not host or port == 0:
         return "is not a URL; write https://HOST/PATH"
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        return f"has a host name that is none: {error}"
     if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
         return "is not https: whoever is between could put in keys of their own"
     if "@" in parts.netloc:
@@ -61,6 +65,8 @@ async def fetch(source: Source) -> bytes:
         raise FetchError(f"no complete answer within {source.timeout_s:g} s") from None
     except ssl.SSLCertVerificationError as error:
         raise FetchError(f"the server's certificate is not trusted: {error.verify_message}") from None
+    except UnicodeError as error:  # from the host name; the token is checked
+        raise FetchError(f"the host name is none: {error}") from None
     except OSError as error:
         raise FetchError(f"no connection: {error.strerror or error}") from None
     except h11.RemoteProtocolError as error:

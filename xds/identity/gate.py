@@ -50,7 +50,7 @@ class TokenGate:
 
     ``make_peer`` makes the peer of an identity. ``now`` is Unix time, which only decides whether a token is valid.
     ``jitter_s``: a stream ends up to so much later than its token, so that a fleet whose tokens were issued together
-    does not reconnect at once. ``on_fault`` is called with a bug of ours, for which a token was refused.
+    does not reconnect at once. ``on_fault`` is called with a bug of ours.
     """
 
     def __init__(
@@ -179,12 +179,17 @@ class TokenGate:
         # From now on the loop's clock counts: a change of the system's clock must not end the streams of a fleet.
         now = self._loop.time()
         ends_at = now + verified.expires_at + self._leeway_s - self._now()
-        known = _Known(self._make_peer((verified.name,)), ends_at, min(now + REMEMBERED_S, ends_at))
+        try:
+            peer = self._make_peer((verified.name,))
+        except Exception as error:
+            self._refuse(digest, error)
+            return
+        known = _Known(peer, ends_at, min(now + REMEMBERED_S, ends_at))
         self._known[digest] = known
         if len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
         for done in self._settled(digest):
-            done(self._admission(known))
+            self._tell(done, self._admission(known))
 
     def _refuse(self, digest: bytes, error: Exception) -> None:
         if isinstance(error, TokenError):
@@ -193,7 +198,14 @@ class TokenGate:
             self._on_fault(error)
             refusal = RefusedTokenError("internal", "internal error")
         for done in self._settled(digest):
-            done(refusal)
+            self._tell(done, refusal)
+
+    def _tell(self, done: Done, outcome: TokenAdmission | RefusedTokenError) -> None:
+        """Tell one who asks; its failure keeps the outcome from nobody else."""
+        try:
+            done(outcome)
+        except Exception as error:
+            self._on_fault(error)
 
     def _settled(self, digest: bytes) -> list[Done]:
         self.verified += 1

@@ -243,7 +243,13 @@ class Pool:
         lost = asyncio.Event()
         channel = Channel(lambda message: self._hear(worker, message), lost.set)
         worker = PooledProcess(number, process, channel, lost, asyncio.get_running_loop().time())
-        await channel.attach(ours)
+        try:
+            await channel.attach(ours)
+        except BaseException:  # nobody would know of it
+            ours.close()
+            _kill(worker)
+            await process.wait()
+            raise
         return worker
 
     def _hear(self, worker: PooledProcess, message: bytes) -> None:
