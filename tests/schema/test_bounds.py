@@ -91,6 +91,15 @@ def test_a_problem_is_short_whatever_the_value(name: str) -> None:
         assert len(problem.field) <= FIELD_CHARACTERS_MAX
 
 
+def test_what_is_dropped_is_what_was_found_inside_the_message() -> None:
+    found = Findings()
+    found.add(((None, "a"), "config"), "stays")
+    for field in ("config", "other"):
+        found.add((((None, "b"), field), "c"), "was just found")
+    found.drop(((None, "b"), "config"))
+    assert [each.path for each in found.problems] == [("a", "config"), ("b", "other", "c")]
+
+
 def test_problems_that_are_not_kept_are_counted() -> None:
     """A cache of what is good goes by it."""
     found, more = Findings(), Findings()
@@ -127,6 +136,23 @@ SLOW: dict[str, Callable[[], r.Json]] = {
         ]
     ),
 }
+
+
+WRONG: dict[str, Callable[[], r.Json]] = {
+    "fields": lambda: static_cluster("x") | {f"bogus_{number}": 1 for number in range(20_000)},
+    "beside a secret": lambda: (
+        twice(1_000) | {"request_headers_to_add": [{"header": {"key": "authorization", "value": SECRET}}]}
+    ),
+}
+SECRET = "".join(chr(97 + number * number % 101 % 26) for number in range(300_000))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_words_are_found_only_for_problems_that_are_told(name: str) -> None:
+    resource = WRONG[name]()
+    began = time.process_time()
+    assert len(problems_of(resource)) == FINDINGS_MAX + 1
+    assert time.process_time() - began < 6, "each of these took more than ten seconds"
 
 
 @pytest.mark.parametrize("name", SLOW)

@@ -76,13 +76,19 @@ class _Reading:
         self.findings: list[Finding] = []
 
     def refuse(self, trail: Trail, what: str, hint: str = "") -> Any:
-        if len(self.findings) <= FINDINGS_MAX:
+        if not self.is_full:
             self.findings.append(finding_at(trail, what, hint))
         return BAD
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further problems are not kept, so that their words need not be found."""
+        return len(self.findings) > FINDINGS_MAX
+
     def refuse_scalar(self, field: FieldDescriptor, value: Any, trail: Trail) -> Any:
         hidden = field.name == "inline_string" or self.schema.is_sensitive(field)
-        return self.refuse(trail, *scalar_complaint(field, value, hidden=hidden))
+        words = ("", "") if self.is_full else scalar_complaint(field, value, hidden=hidden)
+        return self.refuse(trail, *words)
 
     def is_too_deep(self, trail: Trail, levels: int) -> bool:
         """Go down so many levels; return whether that is too deep."""
@@ -396,7 +402,7 @@ def _refuse_unknown(descriptor: Descriptor, key: Any, trail: Trail, reading: _Re
         reading.refuse(trail, f"has the key {key!r}, which is not text", KEY_HINT)
         return
     what = f"unknown field of {descriptor.full_name}"
-    reading.refuse((trail, key), what, unknown_field_hint(descriptor, key))
+    reading.refuse((trail, key), what, "" if reading.is_full else unknown_field_hint(descriptor, key))
 
 
 def _scalar_setter(field: FieldDescriptor) -> Fill:
@@ -439,7 +445,8 @@ def _try(put: Callable[[Any], Any], value: Any, trail: Trail, reading: _Reading)
 def _fill_opaque(message: Any, type_url: str, value: Mapping[Any, Any], trail: Trail, reading: _Reading) -> Any:
     """Fill an Any of an unknown type with its bytes."""
     if not reading.allow_unknown_types:
-        return reading.refuse((trail, "@type"), *unknown_type(reading.schema, type_url.rpartition("/")[2]))
+        words = ("", "") if reading.is_full else unknown_type(reading.schema, type_url.rpartition("/")[2])
+        return reading.refuse((trail, "@type"), *words)
     data = scalars.read_bytes(value.get("value")) if set(value) == {"@type", "value"} else BAD
     if data is BAD:
         what = "is of an unknown type, so its fields cannot be encoded"

@@ -33,13 +33,24 @@ class Findings:
     def add(self, trail: Trail, what: str, hint: str = "") -> None:
         """Add a problem at a place."""
         self.added += 1
-        if len(self.problems) <= FINDINGS_MAX:
+        if not self.is_full:
             self.problems.append(finding_at(trail, what, hint))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further problems are not kept, so that their words need not be found."""
+        return len(self.problems) > FINDINGS_MAX
+
     def drop(self, trail: Trail) -> None:
-        """Leave out what was found inside a place: Envoy does not look there."""
+        """Leave out what was found inside a place, by the rule of the message around it: Envoy does not look there.
+
+        What was found inside the message is at the end of the problems.
+        """
         place = path_of(trail)
-        self.problems = [each for each in self.problems if each.path[: len(place)] != place]
+        above, end = place[:-1], len(self.problems)
+        while end and self.problems[end - 1].path[: len(above)] == above:
+            end -= 1
+        self.problems[end:] = [each for each in self.problems[end:] if each.path[: len(place)] != place]
 
     def take(self, others: "Findings") -> None:
         """Add the findings of another walk."""

@@ -168,7 +168,7 @@ class Plans:
                 found.add(trail, 'has no "@type"', 'say which message it is: "@type": type.googleapis.com/…')
         elif not self.schema.has(full_name):
             if not found.allow_unknown_types:
-                found.add(trail, *unknown_type(self.schema, full_name))
+                found.add(trail, *(("", "") if found.is_full else unknown_type(self.schema, full_name)))
         else:
             message = decode(self.schema, full_name, value.value, trail, found)
             if message is not None:

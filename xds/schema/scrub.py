@@ -29,6 +29,8 @@ SECRET_CHARACTERS_MAX = 256 * 1024
 """Of a longer secret only the beginning is searched for."""
 KNOWN_MAX = 20_000
 
+KNOWN_PARTS_MAX = 4_096
+"""Short parts of texts of which it is remembered whether they are in a secret: the problems of a resource are alike."""
 _SECRET_KEY = re.compile(
     r"inline_?(string|bytes)|passw|secret|token|private_?key|credential|pkcs12|json_?key|access_?key|_jwks|Jwks"
     r"|key_?values|context_?extensions|auth_?username|api_?key|^users$|ticket|tls_?certificate",
@@ -54,11 +56,22 @@ def hider(secrets: Iterable[str]) -> Callable[[str], str]:
     short = sorted((re.escape(each) for each in forms if len(each) < PART_CHARACTERS_MIN), key=len, reverse=True)
     words = re.compile(rf"(?<!\w)(?:{'|'.join(short)})(?!\w)") if short else None
     joined = "\0".join(forms)
+    parts: dict[str, bool] = {}
+
+    def is_part(text: str) -> bool:
+        known = parts.get(text)
+        if known is None:
+            known = text in joined
+            if len(text) == PART_CHARACTERS_MIN:  # longer ones are rarely asked for twice
+                if len(parts) >= KNOWN_PARTS_MAX:
+                    parts.clear()
+                parts[text] = known
+        return known
 
     def hide(text: str) -> str:
         if len(text) > TEXT_CHARACTERS_MAX:
             text = text[: TEXT_CHARACTERS_MAX - 1] + "…"
-        return _without_parts(text if words is None else words.sub(REDACTED, text), joined)
+        return _without_parts(text if words is None else words.sub(REDACTED, text), is_part)
 
     return hide
 
@@ -203,16 +216,16 @@ def _forms(secret: str) -> Iterator[str]:
         yield b64encode(secret.encode(errors="replace")).decode()
 
 
-def _without_parts(text: str, secrets: str) -> str:
+def _without_parts(text: str, is_part: Callable[[str], bool]) -> str:
     shown: list[str] = []
     at = 0
     while at < len(text):
         end = at + PART_CHARACTERS_MIN
-        if end > len(text) or text[at:end] not in secrets or text.startswith(REDACTED, at):
+        if end > len(text) or not is_part(text[at:end]) or text.startswith(REDACTED, at):
             shown.append(text[at])
             at += 1
             continue
-        while end < len(text) and text[at : end + 1] in secrets:
+        while end < len(text) and is_part(text[at : end + 1]):
             end += 1
         shown.append(REDACTED)
         at = end

@@ -73,4 +73,6 @@ def network_text(text: str, length: int) -> str | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    return str(ipaddress.ip_network((address, min(length, address.max_prefixlen)), strict=False))
+    kept = min(length, address.max_prefixlen)
+    spare = address.max_prefixlen - kept
+    return f"{address.version} {int(address) >> spare << spare:x}/{kept}"
