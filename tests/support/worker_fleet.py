@@ -49,7 +49,7 @@ class Follower:
                 try:
                     await self.client.subscribe(self.type_url, initial=self.versions)
                     while True:
-                        response = await self.client.next(timeout_s=600)
+                        response = await self.client.next(timeout_s=3_600)
                         self._take(response)
                         await self.client.ack(response)
                 except StreamEnded as end:
