@@ -243,12 +243,16 @@ class ApiSettings(_Section):
     """Streams that push endpoints at once; further ones are refused with UNAVAILABLE."""
     pending_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Changes that may wait to be stored; further ones wait before they are taken in."""
+    sign_ins_max: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Sign-ins at the page that may be arriving at once, and a quarter of the requests; the oldest ends for another."""
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB
     """The largest request body accepted."""
     intake_bytes_max: Annotated[int, Field(ge=64 * 1024, le=16 * 1024 * MIB)] = 128 * MIB
     """Bytes of request bodies handled at once, at least one body, in several times the memory. More wait up to 30 s."""
     body_timeout_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     """How long a request body may take to arrive."""
+    message_timeout_s: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 5.0
+    """The same for what is always small: gRPC calls other than changes of resources or rules, and forms of the page."""
 
     @property
     def tls(self) -> tuple[Path, Path] | None:

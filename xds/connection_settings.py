@@ -20,12 +20,14 @@ class ConnectionSettings(BaseModel):
     api_max: Annotated[int, Field(ge=32, le=2**31 - 1)] = 1_000
     """Connections of the gRPC push API; further ones are closed at once."""
     admin_max: Annotated[int, Field(ge=32, le=2**31 - 1)] = 1_000
-    """Connections of the admin port; at the limit, the one that was silent longest is closed for a new one."""
+    """Connections of the admin port; at the limit, the one that was silent longest is closed for a new one, or the one
+    that reads slowest."""
     headers_timeout_s: Timeout = 5.0
     """Admin port: how long a client may take to send the headers of its first request, TLS included, and those of each
     further one from its first byte. Push API: how long until it speaks HTTP/2, TLS included."""
     unread_timeout_s: Timeout = 30.0
-    """Admin port: a client that reads nothing of its response for this long is disconnected."""
+    """Admin port: a client that reads nothing of its response for this long is disconnected, or less than 16 KiB of one
+    that is complete."""
     handshake_timeout_s: Timeout = 20.0
     """xDS port: how long a client may take to complete the HTTP/2 preface, TLS included."""
     idle_timeout_s: Timeout = 300.0

@@ -54,6 +54,7 @@ from xds.version import __version__
 if TYPE_CHECKING:
     from xds.api.admission import Admission
     from xds.api.grpc_api import GrpcApi, GrpcLimits
+    from xds.page.forms import Forms
     from xds.telemetry.traces import Traces
     from xds.validation.gate import EnvoyGate, NackJudge
     from xds.validation.judge import Judge
@@ -315,7 +316,16 @@ def _push_api(
         return rest, api, admission
     from xds.page.app import WithPage, page_app
 
-    return WithPage(rest, page_app(operations, admission, hosts=hosts)), api, admission
+    return WithPage(rest, page_app(operations, admission, hosts=hosts, forms=_forms(control_plane))), api, admission
+
+
+def _forms(control_plane: App) -> "Forms":
+    from xds.api.admin import requests_max
+    from xds.page.forms import Forms
+
+    settings = control_plane.settings
+    sign_ins_max = min(settings.api.sign_ins_max, max(1, requests_max(settings.connections.admin_max) // 4))
+    return Forms(settings.api.message_timeout_s, sign_ins_max, control_plane.hits.add)
 
 
 def _grpc_limits(settings: Settings) -> "GrpcLimits":
@@ -327,6 +337,7 @@ def _grpc_limits(settings: Settings) -> "GrpcLimits":
         keepalive_interval_s=settings.transport.keepalive_interval_s,
         keepalive_timeout_s=settings.transport.keepalive_timeout_s,
         push_streams_max=settings.api.push_streams_max,
+        message_timeout_s=settings.api.message_timeout_s,
     )
 
 

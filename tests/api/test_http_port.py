@@ -8,6 +8,7 @@ import resource
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -52,9 +53,8 @@ class Port:
         request = Request(scope, receive)
         self.under_way += 1
         try:
-            answer: Response = PlainTextResponse(
-                LARGE if request.url.path == "/v1/large" else str(len(await request.body()))
-            )
+            sized = {"/v1/large": LARGE, "/v1/medium": LARGE[: 1024 * 1024]}
+            answer: Response = PlainTextResponse(sized.get(request.url.path) or str(len(await request.body())))
             if request.url.path == "/v1/wait":
                 await self.go.wait()
             await answer(scope, receive, send)
@@ -290,6 +290,31 @@ async def test_who_reads_nothing_of_an_answer_is_cut_off_and_who_reads_slowly_is
             writer.transport.abort()
 
 
+@on_both_loops
+async def test_who_reads_too_little_of_a_complete_answer_is_cut_off(port) -> None:
+    done = threading.Event()
+
+    def read_a_little() -> None:
+        with contextlib.closing(socket.socket()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(20)
+            client.connect(("127.0.0.1", port.number))
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+                if port.tls is not None:
+                    client = stack.enter_context(port.tls.wrap_socket(client, server_hostname="localhost"))
+                client.sendall(b"GET /v1/large HTTP/1.1\r\nhost: x\r\n\r\n")
+                while not done.wait(0.1):
+                    client.recv(100)
+
+    async with port(headers_timeout_s=NEVER_S, unread_timeout_s=2 * TIMEOUT_S) as port:
+        reading = asyncio.create_task(asyncio.to_thread(read_a_little))
+        try:
+            await wait_until(lambda: port.hits.counts()["unread_timeout"], timeout_s=15)
+        finally:
+            done.set()
+            await reading
+
+
 # --- Room ------------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +366,28 @@ async def _wait_busy(port: Port, path: str) -> None:
             assert answer.json() == {"error": "too many requests are under way; try again"}
             assert answer.headers["retry-after"] == "1"
             return
+
+
+@on_both_loops
+async def test_health_is_answered_while_all_connections_have_answers_to_read(port) -> None:
+    async with port() as port:
+        crowd = []
+        for _ in range(CONNECTIONS_MAX):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port.number))
+            named = "localhost" if port.tls else None
+            _, writer = await asyncio.open_connection(sock=client, ssl=port.tls, server_hostname=named, limit=1)
+            writer.transport.pause_reading()
+            writer.write(b"GET /v1/medium HTTP/1.1\r\nhost: x\r\n\r\n")
+            crowd.append(writer)
+            await wait_until(lambda: port.under_way, equals=0)
+        await for_a_while(0.7, "they are seen not to read")
+        for _ in range(3):
+            assert (await fetch(port.number, "/healthz", tls=port.tls)).status == 200
+        for writer in crowd:
+            writer.transport.abort()
 
 
 @on_both_loops

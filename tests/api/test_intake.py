@@ -89,6 +89,47 @@ async def test_who_is_called_and_leaves_in_the_same_moment_takes_no_room() -> No
     (await intake.take(10)).give_back()
 
 
+async def test_a_caller_that_sends_nothing_leaves_room_for_others() -> None:
+    intake, done = Intake(10, wait_s=5.0), []
+
+    async def take(caller: str, size: int) -> None:
+        room = await intake.take(size, caller)
+        done.append(caller)
+        room.shrink(0)
+
+    silent = [await intake.take(5, "silent")]
+    more = [asyncio.create_task(intake.take(5, "silent")) for _ in range(20)]
+    await turns()
+    waiting = [asyncio.create_task(take(caller, 5)) for caller in ("a", "b", "a")]
+    await asyncio.wait(waiting)
+    assert (done, [each.done() for each in more]) == (["a", "b", "a"], [False] * 20)
+    silent[0].arrived()
+    await turns(2)
+    assert sum(each.done() for each in more) == 1
+    silent[0].give_back()
+    for each in more[1:]:
+        each.cancel()
+    await asyncio.gather(*more[1:], return_exceptions=True)
+    (await more[0]).give_back()
+    assert (intake._held_bytes, intake._arriving, intake._waiting) == (0, {}, {})
+
+
+async def test_callers_have_their_turns_one_after_the_other() -> None:
+    intake, done = Intake(10), []
+
+    async def take(caller: str) -> None:
+        room = await intake.take(10, caller)
+        done.append(caller)
+        room.give_back()
+
+    first = await intake.take(10, "a")
+    waiting = [asyncio.create_task(take(caller)) for caller in "aaabc"]
+    await turns()
+    first.give_back()
+    await asyncio.wait(waiting)
+    assert done == ["a", "b", "c", "a", "a"]
+
+
 async def test_a_busy_server_says_so_and_when_to_come_back() -> None:
     async def never(*_: Any) -> None:
         raise AssertionError("the application is not to see it")

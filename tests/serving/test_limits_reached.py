@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from support import native_peer as p
@@ -311,6 +312,13 @@ async def many_streams_of_pushes(server: XdsServer) -> None:
                 await (await second(r.assignment("a", 2)))
 
 
+async def late_question(server: XdsServer) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
+        call = channel.stream_unary("/xds_control_plane.api.v1.Snapshots/WhoAmI")()
+        with pytest.raises(grpc.aio.AioRpcError, match=r"api\.message_timeout_s"):
+            await call
+
+
 async def _counted(server: XdsServer, limit: str) -> None:
     await wait_until(lambda: limit_hits(server), lambda hits: hits.get(limit), timeout_s=10)
 
@@ -319,6 +327,7 @@ API: dict[str, Callable[[XdsServer], Awaitable[None]]] = {
     "body": large_body,
     "resource": large_resource,
     "body_timeout": slow_body,
+    "message_timeout": late_question,
     "headers_timeout": slow_headers,
     "unread_timeout": unread_answer,
     "requests_admin": many_connections_and_requests,
@@ -333,6 +342,7 @@ async def test_the_limits_of_the_push_api_and_of_the_admin_port_are_counted_when
         "api.body_bytes_max": MIB,
         "protocol.resource_bytes_max": 65_536,
         "api.body_timeout_s": 1,
+        "api.message_timeout_s": 0.5,
         "connections.headers_timeout_s": 0.5,
         "connections.unread_timeout_s": 0.5,
         "connections.admin_max": 32,
@@ -361,6 +371,7 @@ async def test_a_body_that_finds_no_room_is_counted() -> None:
 ELSEWHERE = {
     "assembly": "tests/transport/test_assembly.py",
     "unread_answers": "tests/http2/test_cves.py",
+    "sign_ins": "tests/page/test_forms.py",
     "intake": "test_a_body_that_finds_no_room_is_counted",
     "memory_changes": "tests/publishing/test_short_memory.py",
     "pending_changes": "tests/publishing/test_stopping.py",

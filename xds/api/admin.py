@@ -90,10 +90,8 @@ class AdminServer:
         """Serve ``api`` on all other paths from now on. ``has_page``: it has a page, to which ``/`` sends browsers."""
         self._app.state.has_api = True
         self._app.state.has_page = has_page
-        # A request in progress occupies its connection. Some are left for health checks.
-        requests_max = self._limits.connections_max - SCRAPES_MAX - SPARE
         self._app.router.default = BoundedRequests(
-            api, max(1, requests_max), self._limits.hits
+            api, requests_max(self._limits.connections_max), self._limits.hits
         )  # a Mount does not match paths that contain a line feed
 
     async def start(self) -> Address:
@@ -200,13 +198,18 @@ def admin_app(
     return app
 
 
-class BoundedRequests:
-    """Serves ``app`` with at most ``requests_max`` requests at a time; others are asked to try again."""
+def requests_max(connections_max: int) -> int:
+    """Return how many requests may be under way: each occupies its connection, and some are left for health checks."""
+    return max(1, connections_max - SCRAPES_MAX - SPARE)
 
-    def __init__(self, app: ASGIApp, requests_max: int, hits: LimitHits | None = None) -> None:
+
+class BoundedRequests:
+    """Serves ``app`` with at most ``at_once`` requests at a time; others are asked to try again."""
+
+    def __init__(self, app: ASGIApp, at_once: int, hits: LimitHits | None = None) -> None:
         self._app = app
         self._hits = hits or LimitHits()
-        self._left = requests_max
+        self._left = at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

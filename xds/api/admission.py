@@ -77,6 +77,11 @@ class Call:
     certificates: tuple[bytes, ...] = field(default=(), repr=False)
     fate: Fate = field(default_factory=Fate, repr=False)
 
+    @property
+    def source(self) -> str:
+        """Who shares what callers share: the caller's identity, or its host if the API asks for no credentials."""
+        return self.caller.identity or f"at {self.peer.rpartition(':')[0] or self.peer}"
+
 
 class Admission:
     """Authenticates callers, checks the rights of calls, and records what came of them.

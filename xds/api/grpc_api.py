@@ -74,7 +74,7 @@ REPLICAS_SERVICE = "xds_control_plane.replicas.v1.Replicas"
 AnswerReplica = Callable[[replicas_pb2.Question], Awaitable[replicas_pb2.Answer]]
 IN_FLIGHT_MAX = 1_000
 """Endpoint pushes of one stream that may wait for their outcome at a time."""
-LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace"})
+LARGE_CALLS = frozenset({"Apply", "ApplyGroups", "Replace", "PutRules", "UpdateRules"})
 PART_BYTES = 1024 * 1024
 """Bytes of a store's copy in one message."""
 QUESTIONS_MAX = 16
@@ -100,6 +100,8 @@ class GrpcLimits:
     """
 
     push_streams_max: int = 64
+    message_timeout_s: float = 5.0
+    """How long the message of a call may take, other than of ``LARGE_CALLS``: it comes right after the headers."""
     handshake_s: float = 5.0
     idle_s: float = 300.0
     keepalive_interval_s: float = 30.0
@@ -261,8 +263,8 @@ class GrpcApi:
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(context: Any, operations: Permitted) -> Any:
             with self._admission.recording_unmade(operations):
-                async with intake.room(self._body_bytes_max) as room:
-                    message = await self._read(message_class, context, room)
+                async with intake.room(self._body_bytes_max, operations.call.source) as room:
+                    message = await self._read(message_class, context, room, is_large=name in LARGE_CALLS)
                     if name in CHANGES:
                         operations.call.fate.groups = _groups_of(message)
                     return await call(message, operations)
@@ -283,14 +285,22 @@ class GrpcApi:
 
         return handle
 
-    async def _read(self, message_class: Any, context: Any, room: BodyRoom) -> Any:
+    async def _question(self, message_class: Any, context: Any, operations: Permitted) -> Any:
+        """Return the one message of a call with a stream of answers."""
+        async with self._questions.room(self._body_bytes_max, operations.call.source) as room:
+            return await self._read(message_class, context, room)
+
+    async def _read(self, message_class: Any, context: Any, room: BodyRoom, *, is_large: bool = False) -> Any:
         """Return a call's one message; its size is known once it has arrived."""
+        limit, timeout_s = "message_timeout", self._limits.message_timeout_s
+        if is_large or self._body_timeout_s < timeout_s:
+            limit, timeout_s = "body_timeout", self._body_timeout_s
         try:
-            async with asyncio.timeout(self._body_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 data = await context.read()
         except TimeoutError:
-            self._intake.hits.add("body_timeout")
-            raise TooSlowError(f"the request took more than {self._body_timeout_s:g} s to arrive") from None
+            self._intake.hits.add(limit)
+            raise TooSlowError(f"the request took more than {timeout_s:g} s to arrive (api.{limit}_s)") from None
         if data is aio.EOF:
             raise ChangesetRejectedError([Problem(what="the call has no message")])
         room.shrink(len(data))
@@ -470,8 +480,7 @@ class GrpcApi:
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
             operations = self._admission.operations("Watch", context)
-            async with self._questions.room(self._body_bytes_max) as room:
-                request = await self._read(pb.WatchRequest, context, room)
+            request = await self._question(pb.WatchRequest, context, operations)
             await operations.must_be_kept(request.after)
             async for stored in operations.watch(request.after, secrets=request.secrets):
                 yield await run_in_thread(
@@ -485,8 +494,7 @@ class GrpcApi:
     async def _wait_for_convergence(self, _: Any, context: Any) -> AsyncIterator[Any]:
         try:
             operations = self._admission.operations("WaitForConvergence", context)
-            async with self._questions.room(self._body_bytes_max) as room:
-                request = await self._read(pb.ConvergenceRequest, context, room)
+            request = await self._question(pb.ConvergenceRequest, context, operations)
             goal = Goal(
                 revision=request.revision,
                 group=request.group or None,
@@ -505,8 +513,7 @@ class GrpcApi:
         try:
             operations = self._admission.operations("BackUpStore", context)
             with self._admission.recording_unmade(operations):
-                async with self._questions.room(self._body_bytes_max) as room:
-                    await self._read(pb.BackUpStoreRequest, context, room)
+                await self._question(pb.BackUpStoreRequest, context, operations)
                 async with operations.backup() as made:
                     with self._admission.lapse_of(operations) as lapse:
                         async for part in until_lapsed(_parts_of(made), lapse):

@@ -2,7 +2,8 @@
 
 A client has limited time to send a request's headers, to send its body, and to read the answer. Between requests it may
 be idle for longer, as the connections of a pool are. When all connections are in use, the one idle longest is closed
-for a new one; a request that is being answered is never cut off for that.
+for a new one, and if none is idle, the client that reads its complete answer slowest; a request that is being answered
+is never cut off for that.
 """
 
 import asyncio
@@ -30,7 +31,13 @@ ACCEPT_PAUSE_S = 0.5
 """Pause after the system could not accept a connection: without it, accepting would be retried in a busy loop."""
 SWEEP_S = 0.5
 DOWNLOAD_BYTES_MIN = 16 * 1024
-"""Unacknowledged bytes that make a connection a download; fewer can be due to delayed acknowledgements."""
+"""Unacknowledged bytes that make a connection a download; fewer can be due to delayed acknowledgements.
+
+A client must also read as many of a complete answer within ``HttpLimits.unread_timeout_s``, again and again.
+"""
+TCP_INFO_BYTES = 128
+TCPI_BYTES_ACKED = 120
+"""The offset of ``tcpi_bytes_acked`` in Linux's ``tcp_info`` (uapi/linux/tcp.h)."""
 CERTIFICATES = "xds.client_certificates"
 """The key, in the state of an ASGI scope, of a client's certificate and the intermediates that came with it (DER)."""
 _408 = b"the request was not complete in time\n"
@@ -63,7 +70,14 @@ class HttpConnection(H11Protocol):
         """Sets up the connection, including TLS; None once that is done."""
         self.started = False
         self._request: RequestResponseCycle | None = None
-        self._unread: tuple[int, float] = (0, 0.0)
+        self.socket: socket.socket | None = None
+        """The accepted socket; it is closed by the transport."""
+        self._unread: tuple[int, int, float] = (0, 0, 0.0)
+        """The unread bytes at the last check; the acknowledged bytes at the last progress, and its time."""
+        self._answered: tuple[int, float] = (0, 0.0)
+        """The acknowledged bytes when the last answer was complete, and that time."""
+        self.pace = 0.0
+        """How fast the client has read since then, in bytes per second."""
         self.is_closing = False
         """Whether the server has ended the connection; what the client still sends is dropped."""
 
@@ -114,7 +128,8 @@ class HttpConnection(H11Protocol):
         super().on_response_complete()
         self._unset_keepalive_if_required()  # ``HttpLimits.idle_timeout_s`` bounds the time until the next request
         self._request = self.cycle
-        self._unread = (self.unread_bytes, self.loop.time())
+        self._answered = acked, now = self.acked_bytes, self.loop.time()
+        self._unread = self.unread_bytes, acked, now
         self._port.note(self)
 
     def send_400_response(self, msg: str) -> None:
@@ -144,16 +159,34 @@ class HttpConnection(H11Protocol):
         return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     @property
+    def acked_bytes(self) -> int:
+        """Bytes that the client's system has acknowledged since the connection was made."""
+        if self.socket is None or self.socket.fileno() < 0:
+            return 0
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        return int.from_bytes(info[TCPI_BYTES_ACKED : TCPI_BYTES_ACKED + 8], sys.byteorder)
+
+    @property
     def downloads(self) -> bool:
         """Whether the client had much to read at the last check."""
         return self._unread[0] > DOWNLOAD_BYTES_MIN
 
     def unread_s(self, now: float) -> float:
-        """Return how long the client has read nothing although there is data to read. Call it regularly."""
-        size, (before, since) = self.unread_bytes, self._unread
-        if not size or size != before:
-            since = now
-        self._unread = (size, since)
+        """Return how long the client has read too little although there is data to read. Call it regularly.
+
+        That is nothing while it is answered, since more data may come at any moment, and ``DOWNLOAD_BYTES_MIN`` after.
+        """
+        size, (_, acked, since) = self.unread_bytes, self._unread
+        if not size:
+            self._unread = (0, 0, now)
+            return 0.0
+        acked_now = self.acked_bytes
+        if self.waits:
+            answered, answered_at = self._answered
+            self.pace = (acked_now - answered) / (now - answered_at + SWEEP_S)
+        if not self._unread[0] or acked_now - acked >= (DOWNLOAD_BYTES_MIN if self.waits else 1):
+            acked, since = acked_now, now
+        self._unread = (size, acked, since)
         return now - since
 
     def expire(self) -> None:
@@ -301,15 +334,21 @@ class HttpPort:
                 accepted.close()
                 return
         connection = self._make(self)
+        connection.socket = accepted
         self._waiting[connection] = None
         connection.arriving = self._loop.create_task(self._connect(connection, accepted))
         connection.arriving.add_done_callback(lambda task: self._on_arrived(connection, accepted, task))
 
     def _make_room(self) -> bool:
-        """Close the connection idle longest, else the oldest incomplete request's; return whether one was closed."""
+        """Close a connection; return whether one was closed.
+
+        That is the one idle longest, else that of the oldest incomplete request, else of the slowest reader.
+        """
         connection = next((each for each in self._waiting if not each.downloads), None)
         if connection is None:
             connection = next((each for each in self._asking if each.incomplete), None)
+        if connection is None:
+            connection = min(self._waiting, key=lambda each: each.pace, default=None)
         if connection is None:
             return False
         self.forget(connection)

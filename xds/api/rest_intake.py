@@ -1,12 +1,14 @@
 """Limits HTTP request bodies: their size, their total in memory, and the time they take to arrive."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xds.api.admission import Call
 from xds.api.answers import BodyTooLargeError, error_answer
-from xds.api.guard import TOLD
+from xds.api.guard import CALL, TOLD
 from xds.api.intake import BusyError, Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 
@@ -26,15 +28,15 @@ class TakingIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         size_bytes = self._announced_bytes(Headers(scope=scope))
-        timely = self._timely(receive)
         if size_bytes <= SMALL_BYTES:
-            await self.app(scope, timely, send)
+            await self.app(scope, self._timely(receive), send)
             return
+        call: Call | None = scope.get(CALL)
         try:
             if size_bytes > self._body_bytes_max:
                 self._intake.hits.add("body")
                 raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
-            room = await self._intake.take(size_bytes)
+            room = await self._intake.take(size_bytes, "" if call is None else call.source)
         except (BodyTooLargeError, BusyError) as error:
             answer = error_answer(error)
             scope[TOLD].why = answer.message
@@ -42,7 +44,7 @@ class TakingIn:
             await JsonAnswer(answer.body, answer.http, headers)(scope, receive, send)
             return
         try:
-            await self.app(scope, timely, send)
+            await self.app(scope, self._timely(receive, room.arrived), send)
         finally:
             room.give_back()
 
@@ -52,8 +54,8 @@ class TakingIn:
             return self._body_bytes_max
         return int(headers.get("content-length", 0))
 
-    def _timely(self, receive: Receive) -> Receive:
-        """Wrap ``receive`` with a deadline for the arrival of the whole body."""
+    def _timely(self, receive: Receive, on_whole: Callable[[], None] = lambda: None) -> Receive:
+        """Wrap ``receive`` with a deadline for the whole body. ``on_whole`` is called when it has arrived."""
         deadline = asyncio.get_running_loop().time() + self._body_timeout_s
         is_whole = False
 
@@ -68,7 +70,9 @@ class TakingIn:
                 self._intake.hits.add("body_timeout")
                 what = f"the body took more than {self._body_timeout_s:g} s to arrive; nothing was changed"
                 raise TooSlowError(what) from None
-            is_whole = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                is_whole = True
+                on_whole()
             return message
 
         return timely

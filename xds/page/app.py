@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
 import structlog
 from jinja2 import Environment
@@ -26,6 +25,7 @@ from xds.api.http_port import CERTIFICATES
 from xds.api.operations import Operations
 from xds.api.permitted import Permitted
 from xds.page import fleet_views, history_views, resource_views
+from xds.page.forms import Forms, LateFormError
 from xds.page.live import Live, TooManyError, stamp_of
 from xds.page.rendering import ROOT, Asset, address, environment, load_assets
 from xds.page.sessions import SESSION_S, Sessions
@@ -44,8 +44,6 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-FORM_BYTES_MAX = 64 * 1024
-"""The largest form that is read."""
 SIGN_IN = "sign-in"
 LIVE = "live"
 EVENT_STREAM = "text/event-stream"
@@ -77,9 +75,10 @@ def page_app(
     *,
     hosts: Hosts | None = None,
     clock: Callable[[], float] = time.monotonic,
+    forms: Forms | None = None,
 ) -> "Page":
     """Return the page. Without ``hosts`` any host name is accepted; ``clock`` is that of sign-ins, in seconds."""
-    return Page(operations, admission, hosts, Sessions(clock))
+    return Page(operations, admission, hosts, Sessions(clock), forms or Forms())
 
 
 class WithPage:
@@ -98,11 +97,19 @@ class WithPage:
 class Page:
     """The ASGI application."""
 
-    def __init__(self, operations: Operations, admission: Admission, hosts: Hosts | None, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        admission: Admission,
+        hosts: Hosts | None,
+        sessions: Sessions,
+        forms: Forms,
+    ) -> None:
         self._operations = operations
         self._admission = admission
         self._hosts = hosts
         self._sessions = sessions
+        self._forms = forms
         self._live = Live(admission)
         self._assets: Mapping[str, Asset] = {}
         self._templates: Environment | None = None
@@ -223,9 +230,11 @@ class Page:
 
     async def _sign_in(self, request: Request) -> Response:
         try:
-            form = await _form_of(request)
+            form = await self._forms.read_sign_in(request)
         except WrongRequestError as error:
             return self._error(request, 400, str(error))
+        except LateFormError as error:
+            return self._late(request, error)
         after, token = _own_path(form.get("next", "")), form.get("token", "").strip()
         if not token:
             return self._sign_in_form(request, after, "enter a token", 400)
@@ -265,7 +274,7 @@ class Page:
         try:
             self._admission.must_be_permitted(call)
             if method == "POST":
-                form = await _form_of(request)
+                form = await self._forms.read(request)
                 visit = Visit(request, visit.operations, self._admission, call, form)
             # Before what is shown is read: a change meanwhile makes the page read itself again.
             stamp = await stamp_of(visit.operations) if method == "GET" else ""
@@ -273,6 +282,9 @@ class Page:
         except (WrongRequestError, PageNotFoundError) as error:
             self._record_unmade(method, call, str(error))
             return self._error(request, 404 if isinstance(error, PageNotFoundError) else 400, str(error), call)
+        except LateFormError as error:
+            self._record_unmade(method, call, str(error))
+            return self._late(request, error, call)
         except EXPECTED as error:
             told = error_answer(error)
             self._record_unmade(method, call, told.message)
@@ -280,6 +292,11 @@ class Page:
         if answer.location:
             return RedirectResponse(answer.location, 303)
         return self._render(request, visit, answer, stamp)
+
+    def _late(self, request: Request, error: LateFormError, call: Call | None = None) -> Response:
+        response = self._error(request, 408, str(error), call)
+        response.headers["connection"] = "close"
+        return response
 
     def _record_unmade(self, method: str, call: Call, why: str) -> None:
         if method == "POST":  # GET only asks whether to make the change
@@ -377,19 +394,3 @@ def _set_cookie(response: Response, request: Request, value: str, age_s: int) ->
         httponly=True,
         samesite="strict",
     )
-
-
-async def _form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a posted form. Raises WrongRequestError."""
-    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        raise WrongRequestError("this is not a form of the page")
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > FORM_BYTES_MAX:
-            raise WrongRequestError(f"the form has more than {FORM_BYTES_MAX:,} bytes")
-        parts.append(part)
-    try:
-        return dict(parse_qsl(b"".join(parts).decode(), keep_blank_values=True, max_num_fields=100))
-    except ValueError:
-        raise WrongRequestError("the form can't be read") from None
