@@ -1,6 +1,11 @@
 """A real Envoy judges resources: every faulty one is told, each result is kept, and nothing of a disk is read."""
 
+import gc
+import json
+import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,7 @@ from corpus.cases import common, read_cases
 from support import resources as r
 from support.envoy import envoy_binary
 from support.pki import Authority
-from support.static_envoy import address, hcm, listener, static_cluster, typed, virtual_host
+from support.static_envoy import address, bootstrap_with, hcm, listener, static_cluster, typed, virtual_host
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
@@ -20,7 +25,8 @@ from xds.model.types import CLUSTER, LISTENER, ROUTE, RUNTIME
 from xds.schema.ingest import ingest
 from xds.validation.envoy import is_accepted, run_validation, usable_envoy, words_of
 from xds.validation.errors import EnvoyMissingError, EnvoyUnusableError
-from xds.validation.judge import BLAMED_MAX, Judge, Judgement
+from xds.validation.judge import BLAMED_MAX, FAULTS_MAX, Judge, Judgement
+from xds.validation.units import Assembly, Unit
 
 pytestmark = pytest.mark.envoy
 
@@ -508,6 +514,103 @@ def test_where_all_are_refused_some_are_found_in_few_runs() -> None:
     found = blamed(judge, CLUSTER, {each["name"] for each in items}, *items)
     assert len(found) == BLAMED_MAX
     assert judge.runs < 6 * BLAMED_MAX
+
+
+def test_the_runs_for_a_change_with_many_faults_are_few_and_the_rest_is_told() -> None:
+    judge = Judge(run=lambda bootstrap: "no" if b"bad-" in bootstrap else "")
+    items = [ingest(static_cluster(f"{kind}-{number:03}")) for kind in ("bad", "good") for number in range(400)]
+    found = judge.judge(items)
+    assert len(found.problems) == FAULTS_MAX + 1
+    assert found.problems[-1].what == "and 780 more that were not judged by themselves, after 20 faults or 30 s"
+    assert judge.runs < 6 * FAULTS_MAX
+    runs = judge.runs
+    assert judge.judge(items).problems == found.problems
+    assert judge.runs <= runs + 1, "what was found is known"
+    mended = [each for each in items if each.name >= "bad-020"]
+    assert [each.resource for each in judge.judge(mended).problems[:2]] == ["clusters/bad-020", "clusters/bad-021"]
+
+
+def test_faults_are_not_looked_for_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xds.validation.judge.SEARCH_S", 0.0)
+    judge = Judge(run=lambda bootstrap: "no" if b"bad-" in bootstrap else "")
+    (problem,) = judge.judge([ingest(static_cluster(f"bad-{number}")) for number in range(40)]).problems
+    assert problem.what.startswith("and 40 more that were not judged by themselves, after 20 faults or 0 s; of all ")
+    assert problem.what.endswith(" Envoy says: no")
+    assert judge.runs == 2
+
+
+def at(number: int, port: int, **fields: Any) -> r.Json:
+    return listener(hcm(), name=f"l{number:03}", address=address(port=port)) | fields
+
+
+def test_listeners_at_one_address_cost_few_runs(judge: Judge) -> None:
+    items = [at(number, 1) for number in range(200)] + [at(200, 2)]
+    runs = judge.runs
+    found = judged(judge, *items)
+    assert [each.resource for each in found.problems] == [f"listeners/l{number:03}" for number in range(1, 200)]
+    assert {each.what for each in found.problems} == {"has a duplicate address: listeners/l000 has it too"}
+    assert judge.runs <= runs + 3
+    assert judged(judge, *items).problems == found.problems
+
+
+BESIDE = {
+    "unbound": at(1, 1, bind_to_port=False),
+    "with ports of its own": at(1, 1, enable_reuse_port=False),
+    "further": at(1, 2, additional_addresses=[{"address": address(port=1)}]),
+    "any port": at(1, 0),
+    "another host": at(1, 1, address=address("127.0.0.2", port=1)),
+    "UDP": {"@type": r.LISTENER, "name": "l1", "address": address(port=1, protocol="UDP"), "listener_filters": []},
+    "pipe": at(1, 1, address={"pipe": {"path": "@a"}}),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_address_is_taken_if_envoy_says_so(judge: Judge, tmp_path: Path, name: str) -> None:
+    one, other = at(0, 0 if name == "any port" else 1), BESIDE[name]
+    bootstrap = bootstrap_with(one)
+    bootstrap["static_resources"]["listeners"].append({key: value for key, value in other.items() if key != "@type"})
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(bootstrap))
+    command = [envoy_binary(), "--mode", "validate", "-c", path, "-l", "critical"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    problems = judged(judge, one, other).problems
+    assert ("duplicate address" in said.stderr + said.stdout) == any("duplicate" in each.what for each in problems)
+    assert bool(said.returncode) == bool(problems)
+
+
+def test_a_group_that_is_gone_is_forgotten() -> None:
+    judge = Judge(run=lambda _: "")
+    for number in range(100):
+        judge.judge([ingest(static_cluster("c"))], group=f"g{number}")
+    gc.collect()
+    judge.judge([], group="last")
+    assert set(judge._memories) == {"last"}
+
+
+def test_what_a_resource_was_is_forgotten_with_it() -> None:
+    judge = Judge(run=lambda _: "")
+    for number in range(100):
+        judge.judge([ingest(r.cluster("c")), ingest(r.assignment("c", 80 + number))], group="g")
+    gc.collect()
+    assert len(judge.memory_of("g")) <= 2
+
+
+def test_what_two_threads_make_at_once_is_made_once() -> None:
+    class Slow(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            begun.set()
+            threading.Event().wait(0.05)
+            super().__setitem__(key, value)
+
+    begun = threading.Event()
+    cluster = ingest(static_cluster("c"))
+    assembly = Assembly([cluster])
+    assembly._looked_up_by = Slow()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(assembly.make, Unit(cluster))
+        begun.wait(5)
+        second = threads.submit(assembly.make, Unit(cluster))
+        assert (first.result(), second.result()) == (True, True)
 
 
 def test_a_type_that_cant_be_judged_has_nobody_to_blame(judge: Judge) -> None:

@@ -31,6 +31,10 @@ BLAME_S = 30.0
 """How long the resources to blame for a NACK are looked for, apart from the last run."""
 BLAMED_MAX = 20
 """Maximum resources that are found for a NACK."""
+SEARCH_S = 30.0
+"""How long the faulty resources of a refused change are looked for, apart from the last runs."""
+FAULTS_MAX = 20
+"""Maximum resources of a refused change that are told with Envoy's words, per group."""
 STUBS_MAX = 50
 """Maximum clusters of a sidecar's own bootstrap that are found out from what Envoy says, per run."""
 STUBS_KEPT_MAX = 1_000
@@ -61,6 +65,31 @@ def joined(judgements: Iterable[Judgement]) -> Judgement:
                     (problem.file, str(problem.line), problem.resource, problem.field, problem.what), problem
                 )
     return Judgement(tuple(problems.values()), tuple(warnings.values()))
+
+
+class _Search:
+    """How long, and for how many, faulty resources are looked for. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        """Number of resources that were not judged by themselves."""
+        self._until = time.monotonic() + SEARCH_S
+        self._found = 0
+        self._lock = threading.Lock()
+
+    def is_over(self) -> bool:
+        """Return whether no further Envoy is to be asked."""
+        return self._found >= FAULTS_MAX or time.monotonic() >= self._until
+
+    def found(self, count: int = 1) -> None:
+        """Count faulty resources."""
+        with self._lock:
+            self._found += count
+
+    def leave_out(self, count: int) -> None:
+        """Count resources that are not judged by themselves."""
+        with self._lock:
+            self.left_out += count
 
 
 class Judge:
@@ -100,10 +129,13 @@ class Judge:
         items = tuple(resources)
         assembly = Assembly(items, group, self.memory_of(group))
         units = [unit for type_url in ORDER for unit in assembly.units(type_url)]
-        if not self._all_fine(assembly, units):
-            return self._by_type(Assembly(items, group))
+        if words_on_all := self._words_on_all(assembly, units):
+            return self._by_type(Assembly(items, group), words_on_all)
         listeners = [each for each in units if each.key[0] == LISTENER]
-        problems = self._together(assembly, listeners)
+        search = _Search()
+        problems = self._together(assembly, listeners, search)
+        if search.left_out:
+            problems.append(_rest(assembly, search, ""))
         told = [_told(assembly, each, words) for each in units if (words := self._recall(each.digest))]
         return Judgement(tuple(problems), tuple(dict.fromkeys([*assembly.warnings, *told])))
 
@@ -151,28 +183,44 @@ class Judge:
 
     def memory_of(self, group: str) -> Memory:
         """Return what is remembered of a group's resources, while they exist."""
-        return self._memories.setdefault(group, WeakKeyDictionary())
+        with self._lock:
+            if group not in self._memories:
+                for gone in [name for name, memory in self._memories.items() if not memory]:
+                    del self._memories[gone]
+                self._memories[group] = WeakKeyDictionary()
+            return self._memories[group]
 
-    def _all_fine(self, assembly: Assembly, units: list[Unit]) -> bool:
-        """Return whether Envoy accepts each unit, asking only about new ones, and about many in one run."""
-        if not all(is_accepted(self._recall(each.digest) or "") for each in units):
-            return False
-        unknown = [each for each in units if self._recall(each.digest) is None]
+    def _words_on_all(self, assembly: Assembly, units: list[Unit]) -> str:
+        """Return Envoy's words against any of the units, asking only about new ones, and about many in one run."""
+        known = {id(each): self._recall(each.digest) for each in units}
+        if refused := next((words for words in known.values() if words and not is_accepted(words)), ""):
+            return refused
+        unknown = [each for each in units if known[id(each)] is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        if any(self._in_threads(lambda batch: self._ask(assembly, batch), batches)):
-            return False
+        for words in self._in_threads(lambda batch: self._ask(assembly, batch), batches):
+            if words:
+                return words
         for each in unknown:
             self._keep(each.digest, "")
         if len(batches) == 1 and len(unknown) == len(units):
             self._keep(_together_digest([each for each in units if each.key[0] == LISTENER]), "")
-        return True
+        return ""
 
-    def _by_type(self, assembly: Assembly) -> Judgement:
-        """Judge one type after the other, so that a fault is found in its own resource and not where it is inlined."""
+    def _by_type(self, assembly: Assembly, words_on_all: str) -> Judgement:
+        """Judge one type after the other, so that a fault is found in its own resource and not where it is inlined.
+
+        After ``SEARCH_S`` or ``FAULTS_MAX`` faults no further Envoy is asked: the rest is told as one problem.
+        """
         problems: list[Problem] = []
+        search = _Search()
         for type_url in ORDER:
             units = list(assembly.units(type_url))
-            refused = self._refused(assembly, units)
+            if search.is_over():
+                search.leave_out(len(units))
+                continue
+            if type_url == LISTENER:
+                units = _without_doubles(assembly, units, problems)
+            refused = self._refused(assembly, units, search)
             for unit, words in refused:
                 if is_accepted(words):
                     assembly.warnings.append(_told(assembly, unit, words))
@@ -181,7 +229,9 @@ class Judge:
                     problems.append(_told(assembly, unit, words))
             if type_url == LISTENER:
                 faulty = {id(unit) for unit, words in refused if not is_accepted(words)}
-                problems += self._together(assembly, [each for each in units if id(each) not in faulty])
+                problems += self._together(assembly, [each for each in units if id(each) not in faulty], search)
+        if search.left_out:
+            problems.append(_rest(assembly, search, "" if problems else words_on_all))
         return Judgement(tuple(problems), tuple(assembly.warnings))
 
     def _try_binary(self) -> None:
@@ -192,36 +242,60 @@ class Judge:
             raise EnvoyUnusableError(f"{self._binary} refuses even a bootstrap without resources: {words}")
         self._is_tried = True
 
-    def _refused(self, assembly: Assembly, units: list[Unit]) -> list[tuple[Unit, str]]:
+    def _refused(self, assembly: Assembly, units: list[Unit], search: _Search) -> list[tuple[Unit, str]]:
         """Return the units of which Envoy says something, each by itself, with its words."""
-        unknown = [each for each in units if self._recall(each.digest) is None]
+        known = {id(each): self._recall(each.digest) for each in units}
+        search.found(sum(words is not None and not is_accepted(words) for words in known.values()))
+        unknown = [each for each in units if known[id(each)] is None]
         batches = [unknown[start : start + BATCH_MAX] for start in range(0, len(unknown), BATCH_MAX)]
-        for found in self._in_threads(lambda batch: self._halve(assembly, batch), batches):
+        for found in self._in_threads(lambda batch: self._halve(assembly, batch, search), batches):
             for unit, words in found:
                 self._keep(unit.digest, words)
         told = [(each, self._recall(each.digest) or "") for each in units]
         return [(each, words) for each, words in told if words]
 
-    def _halve(self, assembly: Assembly, units: list[Unit]) -> list[tuple[Unit, str]]:
+    def _halve(self, assembly: Assembly, units: list[Unit], search: _Search) -> list[tuple[Unit, str]]:
         """Judge units together; if they are refused, each half of them. Return what is known of each."""
+        if search.is_over():
+            search.leave_out(len(units))
+            return []
         words = self._ask(assembly, units)
         if not words or len(units) == 1:
+            if not is_accepted(words):
+                search.found()
             return [(each, words) for each in units]
+        if search.is_over():
+            search.leave_out(len(units))
+            return []
         middle = len(units) // 2
-        return [*self._halve(assembly, units[:middle]), *self._halve(assembly, units[middle:])]
+        return [
+            *self._halve(assembly, units[:middle], search),
+            *self._halve(assembly, units[middle:], search),
+        ]
 
-    def _together(self, assembly: Assembly, units: list[Unit]) -> list[Problem]:
+    def _together(self, assembly: Assembly, units: list[Unit], search: _Search) -> list[Problem]:
         """Return the problems of resources that are fine each by itself, but not beside the others."""
         problems: list[Problem] = []
         while len(units) > 1:
+            if search.is_over() and self._recall(_together_digest(units)) is None:
+                search.leave_out(len(units))
+                break
             words = self._recall_or_ask(assembly, units)
             if is_accepted(words):
                 break
+            if not problems:
+                units = _without_doubles(assembly, units, problems)
+                if problems:
+                    continue
             good, bad = 1, len(units)  # the first ``good`` are accepted, the first ``bad`` are not
-            while bad - good > 1:
+            while bad - good > 1 and not search.is_over():
                 middle = (good + bad) // 2
                 said = self._recall_or_ask(assembly, units[:middle])
                 good, bad, words = (middle, bad, words) if is_accepted(said) else (good, middle, said)
+            if bad - good > 1:
+                search.leave_out(len(units))
+                break
+            search.found()
             unit = units.pop(bad - 1)
             problems.append(_told(assembly, unit, words))
         return problems
@@ -302,6 +376,31 @@ def _told(assembly: Assembly, unit: Unit, words: str) -> Problem:
     if is_accepted(words):
         return assembly.problem(unit.resource, words)
     return assembly.problem(unit.resource, f"Envoy: {assembly.hide(words)}", _field_of(unit.resource, words))
+
+
+def _without_doubles(assembly: Assembly, units: list[Unit], problems: list[Problem]) -> list[Unit]:
+    """Return listeners without those that have an address of one before them, and tell these, as Envoy would."""
+    taken: dict[bytes, Unit] = {}
+    kept: list[Unit] = []
+    for unit in units:
+        addresses = assembly.addresses(unit)
+        first = next((taken[each] for each in addresses if each in taken), None)
+        if first is None:
+            kept.append(unit)
+            taken |= dict.fromkeys(addresses, unit)
+        else:
+            what = f"has a duplicate address: listeners/{first.resource.name} has it too"
+            problems.append(assembly.problem(unit.resource, what, "address"))
+    return kept
+
+
+def _rest(assembly: Assembly, search: _Search, words: str) -> Problem:
+    """Return the problem that tells of the resources that were not judged by themselves."""
+    what = (
+        f"and {search.left_out:,} more that were not judged by themselves, after {FAULTS_MAX} faults or {SEARCH_S:g} s"
+    )
+    said = f"; of all together Envoy says: {assembly.hide(words)}" if words else ""
+    return Problem(what=what + said, group=assembly.group)
 
 
 def _together_digest(units: Sequence[Unit]) -> bytes:

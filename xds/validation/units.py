@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from threading import RLock
 from typing import Any
 
 from xds.model.problem import Problem
@@ -82,7 +83,7 @@ class Seen:
     warnings: tuple[Problem, ...]
     salt: bytes
     depends_on: tuple[tuple[Key, object], ...]
-    """What was looked up, and what was found."""
+    """What else was looked up, and what was found. The resource itself is none: it would be remembered for ever."""
 
 
 Memory = MutableMapping[Resource, Seen]
@@ -111,6 +112,8 @@ class Assembly:
         self._looked_up: set[Key] = set()
         """What the unit that is being made depends on so far."""
         self._looked_up_by: dict[Key, set[Key]] = {}
+        self._lock = RLock()
+        """Held while anything is made: the threads of a judge make what they need of the same assembly."""
         self.salt = b"".join(each.version.encode() for each in self.of_type(RUNTIME))
         """The runtime values, which are part of every bootstrap."""
 
@@ -171,7 +174,7 @@ class Assembly:
             unit.clusters_named,
             tuple(self.warnings[warned:]),
             self.salt,
-            tuple((key, self._look_up(key)) for key in self._looked_up),
+            tuple((key, self._look_up(key)) for key in self._looked_up if key != unit.key),
         )
 
     def _is_the_same(self, seen: Seen) -> bool:
@@ -185,7 +188,24 @@ class Assembly:
         return self.of_type(type_url) if name == _ALL_OF_TYPE else self._resources.get(type_url, {}).get(name)
 
     def make(self, unit: Unit) -> bool:
-        """Make what Envoy gets of a unit. Return whether there is anything to judge."""
+        """Make what Envoy gets of a unit. Return whether there is anything to judge. Thread-safe."""
+        with self._lock:
+            return self._make(unit)
+
+    def addresses(self, unit: Unit) -> list[bytes]:
+        """Return the addresses of a listener, encoded, at which Envoy has no other listener."""
+        if not unit.is_made:
+            self.make(unit)
+        found: list[bytes] = []
+        for listener in unit.listeners:
+            for address in (listener.address, *(each.address for each in listener.additional_addresses)):
+                socket = address.socket_address
+                is_taken = address.WhichOneof("address") == "socket_address" and socket.port_value
+                if is_taken and not listener.HasField("api_listener"):
+                    found.append(address.SerializeToString(deterministic=True))
+        return found
+
+    def _make(self, unit: Unit) -> bool:
         type_url, name = unit.key
         message = self._message(type_url, name)
         if message is None:
@@ -268,13 +288,14 @@ class Assembly:
         key = (type_url, name)
         if key in self.faulty:
             return None
-        if key not in self._rewritten:
-            around, self._looked_up = self._looked_up, {key}
-            resource = self._resources.get(type_url, {}).get(name)
-            self._rewritten[key] = None if resource is None else self._rewrite(resource)
-            self._looked_up_by[key], self._looked_up = self._looked_up, around
-        self._looked_up |= self._looked_up_by[key]
-        return self._rewritten[key]
+        with self._lock:
+            if key not in self._rewritten:
+                around, self._looked_up = self._looked_up, {key}
+                resource = self._resources.get(type_url, {}).get(name)
+                self._rewritten[key] = None if resource is None else self._rewrite(resource)
+                self._looked_up_by[key], self._looked_up = self._looked_up, around
+            self._looked_up |= self._looked_up_by[key]
+            return self._rewritten[key]
 
     def _names(self, type_url: str) -> list[str]:
         self._looked_up.add((type_url, _ALL_OF_TYPE))
