@@ -1,7 +1,11 @@
 """Callers are told apart by their names, whatever characters these have."""
 
+from pathlib import Path
+
 import pytest
 
+from xds.access.authenticator import Authenticator
+from xds.access.errors import UnauthenticatedError
 from xds.access.identities import Entry, Identities
 from xds.access.rights import Grant
 from xds.model.identity import parse_identity_pattern
@@ -42,3 +46,16 @@ def test_a_name_in_one_word_is_the_identity() -> None:
         caller = listed.caller((name,))
         assert caller is not None
         assert caller.identity == name
+
+
+def test_a_name_without_an_entry_is_one_word_too(tmp_path: Path) -> None:
+    path = tmp_path / "identities.yaml"
+    path.write_text("callers: []\n")
+    told = set()
+    for names in (("cn:a b",), ("cn:ab",), ("cn:a%20b",), ("cn:a", "cn:b")):
+        authenticator = Authenticator(identities_file=path, names_of=lambda _, names=names: names)
+        with pytest.raises(UnauthenticatedError) as refused:
+            authenticator.authenticate("", (b"certificate",))
+        assert refused.value.who.split() == [refused.value.who]
+        told.add(refused.value.who)
+    assert told == {"cn:a%20b", "cn:ab", "cn:a%2520b", "cn:a,cn:b"}

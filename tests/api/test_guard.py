@@ -12,8 +12,9 @@ from support.server import XdsServer
 
 from xds.api.admin import admin_app
 from xds.api.admission import Admission
-from xds.api.guard import Guard, Hosts
+from xds.api.guard import Guard, Hosts, peer_of
 from xds.api.rest import rest_api
+from xds.transport.grpcio_clients import address_text
 
 OPEN = {"/", "/healthz", "/readyz", "/metrics"}
 """The paths open to everyone, by any host name: they show no resource, group or node."""
@@ -102,3 +103,9 @@ def test_any_name_is_one_where_that_is_set_and_admins_own_host_always_is() -> No
     assert not Hosts().has("node-1:19000")
     assert not Hosts().has("")
     assert isinstance(rest_api(None, Admission(), body_bytes_max=1), Guard)  # type: ignore[arg-type]
+
+
+def test_a_peer_is_told_as_grpc_calls_have_it() -> None:
+    for client, told in ((("::1", 5), "[::1]:5"), (("10.0.0.1", 5), "10.0.0.1:5"), (None, "")):
+        assert peer_of({"client": client}) == told
+    assert address_text("ipv6:%5B::1%5D:5") == peer_of({"client": ("::1", 5)})

@@ -22,7 +22,7 @@ from xds.access.errors import (
     UnauthenticatedError,
     UnknownIdentityError,
 )
-from xds.access.identities import Identities, Proven, read_identities
+from xds.access.identities import Identities, Proven, one_word, read_identities
 from xds.access.last_used import LastUsed
 from xds.access.rights import EVERYONE, Caller, Grant
 from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
@@ -226,7 +226,7 @@ class Authenticator:
             raise UnauthenticatedError(
                 f"no entry of access.identities_file is for this {what}, which names {who}",
                 reason=f"unmapped {what}",
-                who=who.replace(" ", ""),
+                who=",".join(map(one_word, proven.names))[:500] or "nobody",
             )
         return caller
 

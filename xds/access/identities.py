@@ -71,11 +71,11 @@ class Identities:
         for entry in self.entries:
             for name in listed:
                 if entry.pattern.match((name,)) is not None and _has_claims(claims or {}, entry.claims):
-                    return Caller(_without_spaces(name), entry.grants)
+                    return Caller(one_word(name), entry.grants)
         return None
 
 
-def _without_spaces(name: str) -> str:
+def one_word(name: str) -> str:
     """Return a name with its white space, control characters and ``%`` percent-encoded.
 
     An author is ``IDENTITY TEXT``, so an identity has no spaces; and different names stay different.

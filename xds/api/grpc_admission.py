@@ -13,7 +13,7 @@ from xds.api.admission import Admission, Call
 from xds.api.operations import Operations
 from xds.api.outcomes import FAILED, GONE, NOBODY, OK, UNKNOWN_CALL, grpc_outcome, role_of
 from xds.api.permitted import Permitted
-from xds.transport.grpcio_clients import close_soon
+from xds.transport.grpcio_clients import address_text, close_soon
 from xds.transport.grpcio_tls import certificates_of
 
 REQUEST_ID = "x-request-id"
@@ -73,7 +73,7 @@ class GrpcAdmission(aio.ServerInterceptor):
                 what,
                 authorization=authorization,
                 certificates=certificates_of(context),
-                peer=_peer(context.peer()),
+                peer=address_text(context.peer()),
                 request_id=request_id,
             )
         except UnauthenticatedError as error:
@@ -133,11 +133,6 @@ class GrpcAdmission(aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error), nothing_made_after(0))
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the push API has no such method", nothing_made_after(0))
         yield  # never: it is a stream of answers, as a handler of streams has to be
-
-
-def _peer(told: str) -> str:
-    """Return gRPC's name of a peer (``ipv4:127.0.0.1:5000``, ``ipv6:%5B::1%5D:5000``) as HOST:PORT."""
-    return told.partition(":")[2].replace("%5B", "").replace("%5D", "") or told
 
 
 def nothing_made_after(answered: int) -> tuple[tuple[str, str], ...]:

@@ -112,12 +112,11 @@ class Guard:
 
         Return None, with the call in the scope, for a request that is admitted.
         """
-        client = scope.get("client") or ("", 0)
         what = f"{scope['method']} {scope['path'][:SHOWN_MAX]}"
         shown = {
             "authorization": headers.get("authorization", ""),
             "certificates": scope.get("state", {}).get(CERTIFICATES, ()),
-            "peer": f"{client[0]}:{client[1]}",
+            "peer": peer_of(scope),
             "request_id": headers.get("x-request-id", ""),
         }
         if (misdirected := self._misdirected(headers, scope)) is not None:
@@ -143,6 +142,12 @@ class Guard:
         if origin is not None and is_of_another_origin(origin, scope["scheme"], host):
             return 403, f"a page of another origin ({origin[:200]!r}) may not ask this server"
         return None
+
+
+def peer_of(scope: Scope) -> str:
+    """Return where a request comes from, as gRPC calls have it: HOST:PORT, "" if that is not known."""
+    client = scope.get("client")
+    return "" if client is None else str(Address(client[0], client[1]))
 
 
 def is_of_another_origin(origin: str, scheme: str, host: str) -> bool:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from xds.access.errors import UnauthenticatedError
 from xds.api.admission import Admission, Call
 from xds.api.answers import EXPECTED, error_answer
-from xds.api.guard import MISDIRECTED, SHOWN_MAX, Hosts, is_of_another_origin
+from xds.api.guard import MISDIRECTED, SHOWN_MAX, Hosts, is_of_another_origin, peer_of
 from xds.api.http_port import CERTIFICATES
 from xds.api.operations import Operations
 from xds.api.permitted import Permitted
@@ -191,7 +191,7 @@ class Page:
         return {
             "authorization": request.headers.get("authorization", "") or self._sessions.authorization(session),
             "certificates": _certificates_of(request),
-            "peer": _peer(request),
+            "peer": peer_of(request.scope),
             "request_id": request.headers.get("x-request-id", ""),
         }
 
@@ -244,7 +244,7 @@ class Page:
                 "SignIn",
                 authorization=authorization,
                 certificates=_certificates_of(request),
-                peer=_peer(request),
+                peer=peer_of(request.scope),
                 request_id="",
             )
         except UnauthenticatedError as error:
@@ -372,10 +372,6 @@ def _certificates_of(request: Request) -> tuple[bytes, ...]:
     """Return the certificate that TLS has verified and the intermediates that came with it; () without one."""
     shown: tuple[bytes, ...] = request.scope.get("state", {}).get(CERTIFICATES, ())
     return shown
-
-
-def _peer(request: Request) -> str:
-    return "" if request.client is None else f"{request.client.host}:{request.client.port}"
 
 
 def _cookie_of(request: Request) -> str:

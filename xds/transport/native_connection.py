@@ -475,10 +475,6 @@ class TlsConnection(NativeConnection):
             self._note(TlsFailure(LEFT.reason, LEFT.text))
         super().connection_lost(exc)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self.shared.admit(self)
-
     def data_received(self, data: bytes) -> None:
         if self.dead:
             self._linger(data)
