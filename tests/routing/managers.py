@@ -125,12 +125,29 @@ def path_scenes() -> dict[str, Scene]:
     ]
     paths = ("/rx/a;v=1", "/rx/a;v=1/b?q", "/exact;v=1?x", "/pre;a=b/x/y", "/PRE/x;a=b/y", "/sep;x=1/y", "/sep/y")
     paths += ("/to;a=b/x/y?q", "/to/x;a/y", "/re/a;v=1/b?q")
+    substituted = (
+        *(("(sub0)", "a\\0b\\1"), ("(sub1)", "\\9"), ("(sub2)", "a\\xb"), ("sub3", "a\\"), ("sub4", "a\\\\b")),
+        *(
+            ("sub5|x*", "-"),
+            ("sub6(x)?", "<\\1>"),
+            ("^/|sub7", "/"),
+            ("(sub8)|(y)", "\\2"),
+            ("b*", "/"),
+            ("(?i)SUB10", "a"),
+        ),
+    )
+    changing = [
+        to("web", {"prefix": f"/sub{number}/"}, regex_rewrite={"pattern": regex(pattern), "substitution": text})
+        for number, (pattern, text) in enumerate(substituted)
+    ]
+    changed = [Case(f"http://any.example/sub{number}/axxyb/sub{number}?q") for number in range(len(substituted))]
     ignoring = {"ignore_path_parameters_in_path_matching": True}
     return {
         "paths": (
             manager(one(to("web", {"prefix": "/"})), normalize_path=True),
             [Case(f"http://any.example{path}") for path in (*plain, *escaped, *other)],
         ),
+        "substitutions": (manager(one(*changing)), changed),
         "parameters": (manager(one(*routes), ignoring), [Case(f"http://any.example{path}") for path in paths]),
     }
 
@@ -342,3 +359,33 @@ def scenes() -> dict[str, Scene]:
     """Return all managers, by the names of their listeners."""
     made = host_scenes() | path_scenes() | scheme_scenes() | header_scenes() | upgrade_scenes() | value_scenes()
     return made | nested_scenes() | {"scopes": scope_scene(), "subsets": subset_scene()}
+
+
+PRIORITIES = {"pp-few": ("HUUU", "HUUU"), "pp-none": ("U", "U"), "pp-degraded": ("DU", "H"), "pp-both": ("HU", "H")}
+"""Clusters by the health of the endpoints of their priorities: healthy, unhealthy, degraded."""
+HEALTHS = {"H": "HEALTHY", "U": "UNHEALTHY", "D": "DEGRADED"}
+
+
+def priority_clusters(ports: list[int]) -> list[Json]:
+    """Return the clusters of ``PRIORITIES``; each priority has one port."""
+    made = []
+    for name, priorities in PRIORITIES.items():
+        cluster = r.static_cluster(name, 1)
+        cluster["load_assignment"]["endpoints"] = [
+            {
+                "priority": priority,
+                "lb_endpoints": [
+                    member | {"health_status": HEALTHS[letter]}
+                    for letter in letters
+                    for member in r.assignment(name, ports[priority])["endpoints"][0]["lb_endpoints"]
+                ],
+            }
+            for priority, letters in enumerate(priorities)
+        ]
+        made.append(cluster)
+    return made
+
+
+def priority_manager() -> Json:
+    """Return a manager with a route to each of them."""
+    return manager(one(*(to(name, {"path": f"/{name}"}) for name in PRIORITIES)))

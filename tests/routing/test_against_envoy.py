@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from routing.managers import scenes, subset_clusters
+from routing.managers import (
+    PRIORITIES,
+    priority_clusters,
+    priority_manager,
+    scenes,
+    subset_clusters,
+)
 from routing.tables import UPSTREAMS, Case, matcher_cases, matcher_hosts, says, shop_cases, table
 from support import resources as r
 from support.envoy import EnvoyProcess
@@ -124,6 +130,7 @@ def listeners(authority: Authority) -> list[Json]:
         r.listener("ignoring", 0, inline=table("ignoring", validate_clusters=False, **ignoring)),
         r.filter_listener("scoped", 0, "http", scoped),
         by_chain,
+        r.filter_listener("priorities", 0, "http", priority_manager()),
         *(r.filter_listener(name, 0, "http", manager) for name, (manager, _) in scenes().items()),
         r.secret("certificate", pair.cert_text, pair.key_text),
         r.scoped_route("one", "scope-one", "x") | {"key": {"fragments": [{"string_key": "x"}, {"string_key": "eu"}]}},
@@ -143,6 +150,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         resources = [
             *(r.static_cluster(name, upstreams.ports[name]) for name in UPSTREAMS),
             *subset_clusters(upstreams.ports["web"]),
+            *priority_clusters([upstreams.ports["web"], upstreams.ports["api"]]),
             table(validate_clusters=False),
             table("matchers", matcher_hosts()),
             *listeners(authority),
@@ -186,6 +194,8 @@ async def _read_answer(reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
         return error.partial
+    except ConnectionResetError:
+        return b""
     length = re.search(rb"content-length: (\d+)", head)
     return head + (await reader.readexactly(int(length[1])) if length else b"")
 
@@ -355,3 +365,15 @@ async def test_filter_chains_are_chosen_by_server_name_and_protocol(scene: Scene
     assert answer is not None
     assert (answer.status, find_way(scene.resources, request).outcome.status) == (299, 299)
     assert not differences, "\n".join(differences)
+
+
+async def test_priorities_share_the_requests_as_we_say(scene: Scene) -> None:
+    port = await scene.envoy.listener_port("priorities")
+    for name in PRIORITIES:
+        request = read_request(f"http://any.example/{name}", listener="priorities")
+        answers = [await send(port, request) for _ in range(200)]
+        first = sum(answer is not None and answer.headers["x-upstream"] == "web" for answer in answers) / 2
+        (cluster,) = find_way(scene.resources, request).outcome.clusters
+        share = re.match(r"(\d+)% to priority 0", cluster.note)
+        assert share is not None
+        assert abs(first - int(share[1])) < 18, f"{name}: {first}% to priority 0, {cluster.note}"

@@ -95,7 +95,7 @@ def test_a_listener_is_chosen_by_port_and_address() -> None:
 def test_a_listener_takes_connections_to_its_addresses(host: str, socket: Json, is_taken: bool) -> None:
     listener = r.tcp_listener("l", 80, "x") | {"address": {"socket_address": {"port_value": 80, **socket}}}
     if socket.get("protocol") == "UDP":
-        listener |= {"udp_listener_config": {"quic_options": {}}, "filter_chains": []}
+        listener |= {"udp_listener_config": {}, "filter_chains": []}
     found = way([listener, r.static_cluster("x", 1)], f"tcp://{host}:80")
     assert (found.outcome.kind == "clusters") is is_taken, found.outcome.what
 
@@ -153,6 +153,15 @@ def test_what_is_not_known_of_a_connection_is_said(match: Json, given: Json, sai
         assert (found.outcome.clusters[0].name, found.is_certain) == ("a", True)
 
 
+@pytest.mark.parametrize(
+    ("source", "chosen"), [("127.0.0.1", "a"), ("::1", "a"), ("10.0.0.5", "a"), ("127.0.0.2", "b"), ("10.0.0.6", "b")]
+)
+def test_only_the_loopback_and_the_own_address_are_local(source: str, chosen: str) -> None:
+    resources = chains({"source_type": "SAME_IP_OR_LOOPBACK"}, {"source_type": "EXTERNAL"})
+    found = way(resources, "tcp://10.0.0.5:80", source=source)
+    assert found.outcome.clusters[0].name == chosen
+
+
 def test_why_a_filter_chain_is_out_is_said_exactly() -> None:
     wider = {"source_prefix_ranges": TENS}
     narrower = {"source_prefix_ranges": [{"address_prefix": "10.1.0.0", "prefix_len": 16}]}
@@ -180,7 +189,7 @@ def test_why_a_filter_chain_is_out_is_said_exactly() -> None:
         (("D", "H"), "0% to priority 0, 100% to priority 1 as"),
         (
             ("DU", "U"),
-            "100% to priority 0, 0% to priority 1 as far as the resources say; fewer than 50% of priority 1 are",
+            "100% to priority 0, 0% to priority 1 as far as the resources say",
         ),
         (("HU", "H"), "70% to priority 0, 30% to priority 1 as far as the resources say"),
         (("UU",), "no endpoint is healthy: all its endpoints get requests (panic mode)"),

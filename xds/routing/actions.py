@@ -1,5 +1,6 @@
 """What a route does with a request: it redirects, answers, or chooses clusters and rewrites path and host."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from xds.routing.routes import is_case_sensitive, template_regex
 from xds.schema.formats import ascii_lower
 
 _NOT_FOUND = {0: 503, 1: 404, 2: 500}
+_DIGITS = "0123456789"
 _REDIRECTS = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 _TEMPLATE_REWRITE = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig"
 
@@ -111,22 +113,49 @@ def rewritten(resources: Resources, match: Any, action: Any, request: Request) -
 
 
 def substituted(pattern: str, substitution: str, text: str) -> str:
-    """Return a text in which all matches of an RE2 pattern are replaced; ``\\1`` is a group."""
+    """Return a text in which all matches of an RE2 pattern are replaced, as ``RE2::GlobalReplace`` does it.
 
-    def replace(found: Any) -> str:
-        made, at = "", 0
-        while at < len(substitution):
-            character = substitution[at]
-            if character == "\\" and at + 1 < len(substitution):
-                following = substitution[at + 1]
-                made += (found[int(following)] or "") if following.isdigit() else following
-                at += 2
-            else:
-                made += character
-                at += 1
-        return made
+    ``\\1`` is a group. Nothing is replaced if the pattern has no such group, and no empty match right after another.
+    """
+    regex = re2.compile(pattern)
+    if (
+        max(
+            (int(digit) for digit in re.findall(r"\\([0-9]|[^0-9]|$)", substitution) if digit and digit in _DIGITS),
+            default=0,
+        )
+        > regex.groups
+    ):
+        return text
+    made, at, last_end = "", 0, -1
+    while at <= len(text) and (found := regex.search(text, at)) is not None:
+        start, end = found.span()
+        made += text[at:start]
+        if start == end == last_end:
+            made += text[at : at + 1]
+            at += 1
+            continue
+        made += _expanded(substitution, found)
+        at = last_end = end
+    return made + text[at:]
 
-    return str(re2.sub(pattern, replace, text))
+
+def _expanded(substitution: str, found: Any) -> str:
+    """Return a substitution with the groups of a match; it ends where a backslash is followed by something else."""
+    made, at = "", 0
+    while at < len(substitution):
+        if substitution[at] != "\\":
+            made += substitution[at]
+            at += 1
+            continue
+        following = substitution[at + 1 : at + 2]
+        if following and following in _DIGITS:
+            made += found[int(following)] or ""
+        elif following == "\\":
+            made += following
+        else:
+            break
+        at += 2
+    return made
 
 
 def _forward(

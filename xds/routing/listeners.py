@@ -4,7 +4,6 @@ Envoy looks at a filter chain's criteria one after another (``envoy.config.liste
 most specific value that fits wins, and chains without it are out, even if no chain is left in the end.
 """
 
-import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,8 @@ from xds.routing.resources import Resources
 from xds.routing.unified import evaluate, is_within, network_of
 from xds.schema.formats import ascii_lower
 
+_LOOPBACK = ("127.0.0.1", "::1")
+"""The addresses that Envoy calls local; others of 127.0.0.0/8 are not."""
 _INSPECTORS = {"tls": "tls_inspector", "http": "http_inspector"}
 _NETWORK = "envoy.extensions.matching.common_inputs.network.v3."
 
@@ -284,9 +285,7 @@ def _by_alpn(chains: Chains, facts: Facts) -> Chains:
 
 
 def _by_source_type(chains: Chains, facts: Facts) -> Chains:
-    is_local = facts["source"] is not None and (
-        ipaddress.ip_address(facts["source"]).is_loopback or facts["source"] == facts["address"]
-    )
+    is_local = facts["source"] is not None and (facts["source"] in _LOOPBACK or facts["source"] == facts["address"])
     wanted = 1 if is_local else 2
     fits = [pair for pair in chains if pair[1].filter_chain_match.source_type == wanted]
     return fits or [pair for pair in chains if not pair[1].filter_chain_match.source_type]

@@ -36,13 +36,15 @@ def shares_of_priorities(cluster: Any, assignment: Any, endpoints: Sequence[Endp
         loads = [100 * len(groups[priority]) / len(endpoints) for priority in known]
         return [*_said(known, loads), f"no endpoint is healthy: {_in_panic(cluster)}"]
     threshold = _threshold(cluster)
+    loads = _loads(healths, total)
     few = [
         str(priority)
-        for priority in known
-        if 100 * sum(each.health in ("healthy", "degraded") for each in groups[priority]) / len(groups[priority])
+        for priority, load in zip(known, loads, strict=True)
+        if load
+        and 100 * sum(each.health in ("healthy", "degraded") for each in groups[priority]) / len(groups[priority])
         < threshold
     ]
-    said = _said(known, _loads(healths, total))
+    said = _said(known, loads)
     if few:
         said.append(f"fewer than {threshold:g}% of priority {' and '.join(few)} are healthy: {_in_panic(cluster)}")
     return said
