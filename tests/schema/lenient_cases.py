@@ -267,6 +267,8 @@ def manager_in_struct(**fields: Any) -> r.Json:
 
 LISTENER_CASES: list[Case] = [
     ("quic-without-chains", without_chains(address=address(protocol="UDP"), **QUIC), "filter_chains"),
+    ("quic-on-tcp", listener(hcm(codec_type="HTTP3"), **QUIC), ""),
+    ("quic-on-tcp-http2", listener(hcm(), **QUIC), f"{MANAGER}.codec_type"),
     ("quic-on-tcp-proxy", listener(TCP, **QUIC), ""),
     ("http3-in-struct", listener(manager_in_struct(codec_type="HTTP3")), f"{MANAGER}.value.codec_type"),
     ("http1-in-struct", listener(manager_in_struct()), ""),
@@ -279,6 +281,9 @@ LISTENER_CASES: list[Case] = [
         "additional_addresses",
     ),
 ]
+
+FRESH = {"quic-on-tcp", "quic-on-tcp-http2"}
+"""Listeners that Envoy judges otherwise if they replace one that differs in its chains and in this alone."""
 
 # --- Filters and their configuration in routes -----------------------------------------------------------------------
 
@@ -389,6 +394,11 @@ FILTER_CASES: list[Case] = [
         "options-in-struct-http1",
         grpc_checked({"explicit_http_config": {"http_protocol_options": {}}}),
         "health_checks[0].grpc_health_check",
+    ),
+    (
+        "socket-match-without-socket",
+        static_cluster("x", transport_socket_matches=[{"name": "a", "match": {}}]),
+        "transport_socket_matches[0].transport_socket",
     ),
     ("subset-empty-and-policy", policies(BALANCED, lb_subset_config={}), "lb_subset_config"),
     *((f"jwks {number}", jwks(text), "") for number, text in enumerate(LENIENT_JWKS)),

@@ -62,6 +62,14 @@ def curves(*names: str) -> r.Json:
     return tls_cluster({"tls_params": {"ecdh_curves": list(names)}})
 
 
+def other_name(oid: str) -> r.Json:
+    san = {"san_type": "OTHER_NAME", "oid": oid, "matcher": {"exact": "a"}}
+    return trusting(trusted_ca={"inline_string": r.DEMO_CERT}, match_typed_subject_alt_names=[san])
+
+
+OID_AT = f"{CONTEXT}.validation_context.match_typed_subject_alt_names[0].oid"
+
+
 def cipher_list(*entries: str) -> r.Json:
     return tls_cluster({"tls_params": {"cipher_suites": list(entries)}})
 
@@ -181,6 +189,8 @@ NAME_CASES: list[Case] = [
     ("alpn-total-large", alpn(*["a" * 250] * 262), ALPN_AT),
     ("alpn-comma", alpn("h2,"), f"{ALPN_AT}[0]"),
     ("alpn-server-comma", served(PAIR, alpn_protocols=["h2,"]), ""),
+    *((f"oid-{oid}", other_name(oid), "") for oid in ("2.18446744073709551535", "1.2.18446744073709551615")),
+    *((f"oid-{oid}", other_name(oid), OID_AT) for oid in ("2.18446744073709551536", "1.2.18446744073709551616")),
     ("curves-empty", curves(""), ""),
     ("curves-one-empty", curves("P-256", ""), f"{CONTEXT}.tls_params.ecdh_curves[1]"),
     *(

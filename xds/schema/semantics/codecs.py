@@ -19,17 +19,20 @@ def check_codecs(message: Any, trail: Trail, found: Findings, walks: Walks) -> N
     if message.HasField("api_listener") or not message.HasField("address"):
         return
     is_udp = message.address.socket_address.protocol == message.address.socket_address.UDP
-    if is_udp != message.udp_listener_config.HasField("quic_options"):
-        return  # on UDP it may have no chains; on TCP, Envoy takes it for QUIC if it is static, else not
+    is_quic = message.udp_listener_config.HasField("quic_options")  # on TCP, Envoy asks for HTTP/3 by it too
+    if is_udp and not is_quic:
+        return  # it may have no chains
     for chain, here in _chains(message, trail):
         if is_udp:
             _check_quic(chain, here, found)
         for index, each in enumerate(chain.filters):
             packed = each.typed_config
             manager = unpacked(packed, _HCM, walks)
-            if manager is not None and (manager.codec_type == manager.HTTP3) != is_udp:
+            if manager is not None and (manager.codec_type == manager.HTTP3) != is_quic:
                 place: Trail = (inside(packed, (((here, "filters"), index), "typed_config")), "codec_type")
-                what = "must be HTTP3 in a listener on QUIC" if is_udp else "is HTTP3 in a listener that is not on QUIC"
+                what = (
+                    "must be HTTP3 in a listener on QUIC" if is_quic else "is HTTP3 in a listener that is not on QUIC"
+                )
                 found.add(place, what, _HINT)
 
 

@@ -117,12 +117,24 @@ def _check_signatures(message: Any, trail: Trail, found: Findings) -> None:
 _OID = re.compile(r"(?:[01]\.(?:[1-3]?[0-9])|2\.(?:0|[1-9][0-9]*))(?:\.(?:0|[1-9][0-9]*))*")
 
 
+def _is_oid(text: str) -> bool:
+    """Return whether a text is an OID whose numbers BoringSSL can encode; the first two share one of 64 bits."""
+    if _OID.fullmatch(text) is None:
+        return False
+    numbers = [number.rjust(_OID_DIGITS, "0") for number in text.split(".")]
+    largest = [str(_OID_NUMBER_MAX - (_OID_ROOT if index == 1 else 0)) for index in range(len(numbers))]
+    return all(len(number) == _OID_DIGITS and number <= limit for number, limit in zip(numbers, largest, strict=True))
+
+
+_OID_NUMBER_MAX, _OID_ROOT, _OID_DIGITS = 2**64 - 1, 80, 20
+
+
 def _check_san(message: Any, trail: Trail, found: Findings, _: Walks) -> None:
     """Check the OID of an OTHER_NAME: a number, or a name that only BoringSSL knows."""
     if message.san_type == message.OTHER_NAME:
         if not message.oid:
             found.add((trail, "oid"), "is required with OTHER_NAME", "for example 1.3.6.1.4.1.311.20.2.3")
-        elif not message.oid[0].isalpha() and _OID.fullmatch(message.oid) is None:
+        elif not message.oid[0].isalpha() and not _is_oid(message.oid):
             found.add((trail, "oid"), f"is not an OID: {shown(message.oid)}", "for example 1.3.6.1.4.1.311.20.2.3")
 
 

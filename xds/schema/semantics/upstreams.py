@@ -24,6 +24,10 @@ _RAW = _SOCKETS + "raw_buffer.v3.RawBuffer"
 def check_upstream(message: Any, trail: Trail, found: Findings, walks: Walks) -> None:
     """Check the parts of a cluster that depend on the protocols that it speaks."""
     options = http_options(message, walks)
+    if walks.schema.is_packaged:
+        for index, match in enumerate(message.transport_socket_matches):
+            if not match.HasField("transport_socket"):
+                found.add((((trail, "transport_socket_matches"), index), "transport_socket"), "is required")
     if message.health_checks:
         _check_health_checks(message, options, trail, found)
     if options is None:
