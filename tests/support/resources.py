@@ -120,10 +120,10 @@ def assignment(name: str, *ports: int, region: str = "r", zone: str = "z", hosts
 
 
 def refused_assignment(name: str, port: int) -> Json:
-    """Return an assignment that only Envoy knows that it refuses: it looks for the address resolver."""
+    """Return an assignment that only Envoy knows that it refuses: it looks for the interface of the address."""
     made = assignment(name, port)
     (locality,) = made["endpoints"]
-    locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["resolver_name"] = "no.such"
+    locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["address"] = "fe80::1%none"
     return made
 
 
