@@ -30,6 +30,7 @@ from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
 from xds.protocol.blame import BlamedBy
 from xds.protocol.convergence import Debt
+from xds.protocol.holders import Holders, HoldersQuery, Holding
 from xds.protocol.inspection import Held, How, InspectedClient, NackSeen, Standing, Wait, Waiting
 from xds.protocol.paging import NodeState
 from xds.protocol.status import NodeSummary, Progress, TypeSummary
@@ -828,6 +829,22 @@ async def test_what_a_node_had_of_an_inherited_resource_is_not_shown_once_its_gr
         found = (await scene.rest.get(path, headers=scene.shown(role))).json()
         (told,) = found["connections"][0]["differences"]
         assert (told["name"], told["has"], bool(told["fields"])) == (mine.name, version, role == "admin")
+
+
+async def test_who_has_an_inherited_resource_is_not_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await scene.served.operations.put_group(OWN, OTHER, Change())
+
+    async def found(query: HoldersQuery) -> Holders:
+        return Holders(holdings=(Holding(group=OWN, version="v1", clients=1, examples=(f"{OWN}-node",)),))
+
+    monkeypatch.setattr(scene.served.operations, "_holders", found)
+    for role in ("read", "admin"):
+        call = scene.admission.admit(
+            "GetResource", authorization=scene.shown(role)["authorization"], certificates=(), peer="127.0.0.1:1"
+        )
+        permitted = Permitted(scene.served.operations, scene.admission, call)
+        told = [len((await permitted.holders(OWN, CLUSTER_TYPE, f"{group}-c")).holdings) for group in (OWN, OTHER)]
+        assert told == [1, int(role == "admin")]
 
 
 async def test_the_version_of_an_inherited_resource_is_not_explained(scene: Scene) -> None:
