@@ -12,6 +12,7 @@ import grpc
 import httpx
 import pytest
 from grpc import aio
+from structlog.testing import capture_logs
 from support import resources as r
 
 from xds._generated import snapshots_pb2 as pb
@@ -269,6 +270,38 @@ async def call(channel: aio.Channel, name: str, request: Any) -> Any:
         request_serializer=type(request).SerializeToString,
         response_deserializer=pb.Applied.FromString,
     )(request)
+
+
+QUESTIONS = [
+    ("ListAudit", pb.AuditRequest(since_ms=2**62), "since_ms"),
+    ("ListAudit", pb.AuditRequest(since_ms=-1), "since_ms"),
+    ("History", pb.HistoryRequest(before=2**64 - 1), "before"),
+    ("GetRevision", pb.RevisionRequest(revision=2**64 - 1), "revision"),
+    ("Watch", pb.WatchRequest(after=2**64 - 1), "after"),
+    ("PutGroup", pb.GroupRequest(group="g", about=pb.About(expected_revision=2**64 - 1)), "about.expected_revision"),
+]
+
+
+@pytest.mark.parametrize(("name", "request_", "field"), QUESTIONS)
+async def test_numbers_that_nothing_has_are_refused(channel: aio.Channel, name: str, request_: Any, field: str) -> None:
+    ask = channel.unary_stream(f"/xds_control_plane.api.v1.Snapshots/{name}")(request_.SerializeToString())
+    with pytest.raises(aio.AioRpcError, match=field) as refused:
+        await ask.read()
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("name", ["ListGroups", "Watch"])
+async def test_an_unexpected_error_is_logged_and_not_told(served, channel: aio.Channel, name: str, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("what nobody is to know")
+
+    monkeypatch.setattr("xds.api.grpc_api.group_message", fail)
+    monkeypatch.setattr("xds.api.grpc_api.parsed", fail)
+    ask = channel.unary_stream(f"/xds_control_plane.api.v1.Snapshots/{name}")(b"")
+    with capture_logs() as logs, pytest.raises(aio.AioRpcError) as failed:
+        await ask.read()
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert [each["event"] for each in logs] == ["a request failed by a bug in this server; please report it"]
 
 
 @pytest.mark.parametrize("name", RPCS)

@@ -203,6 +203,33 @@ async def test_every_node_can_be_asked_for(served, api: httpx.AsyncClient, node_
     assert [each["id"] for each in answer.json()["nodes"]] == [node_id]
 
 
+@pytest.mark.parametrize("path", ["/v1%2Fgroups%2Fa", "/v1/groups%2Fdefault", "/v1%2Fgroups/default/snapshot"])
+async def test_an_escaped_slash_separates_no_segments(api: httpx.AsyncClient, path: str) -> None:
+    await push(api, upsert=[A])
+    assert (await api.get(path)).status_code == 404
+
+
+NUMBERS = {
+    "/v1/groups/default/resources": ("limit", "revision"),
+    "/v1/groups/default/snapshot": ("revision",),
+    "/v1/groups/default/resources/clusters/a": ("revision",),
+    "/v1/groups/default/diff?from=1": ("from", "to"),
+    "/v1/revisions": ("limit", "before"),
+    "/v1/nodes": ("limit",),
+    "/v1/audit": ("since", "limit"),
+    "/v1/watch": ("from",),
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@pytest.mark.parametrize("number", [10**23, 2**64 - 1, -1])
+async def test_a_number_that_is_too_large_is_refused(api: httpx.AsyncClient, path: str, number: int) -> None:
+    await push(api, upsert=[A])
+    for name in NUMBERS[path]:
+        answer = await api.get(path.partition("?")[0], params={"from": 1, name: number})
+        assert answer.status_code == 422, answer.text
+
+
 async def test_replacing_a_snapshot_takes_what_reading_one_gives(api: httpx.AsyncClient) -> None:
     await push(api, upsert=[A, B])
     first = (await api.get("/v1/groups/default/snapshot")).json()

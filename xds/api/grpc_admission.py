@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import grpc
+import structlog
 from grpc import aio
 
 from xds.access.errors import ForbiddenError, UnauthenticatedError
@@ -16,7 +17,9 @@ from xds.api.permitted import Permitted
 from xds.transport.grpcio_clients import address_text, close_soon
 from xds.transport.grpcio_tls import certificates_of
 
+log = structlog.get_logger("xds")
 REQUEST_ID = "x-request-id"
+FAULT = grpc.StatusCode.INTERNAL, "internal error"
 
 
 class RefusedCallError(Exception):
@@ -98,16 +101,29 @@ class GrpcAdmission(aio.ServerInterceptor):
             answer = handler.stream_unary
 
             async def answering(requests: Any, context: Any) -> Any:
-                with self._counting(what, context):
-                    return await answer(requests, context)
+                try:
+                    with self._counting(what, context):
+                        return await answer(requests, context)
+                except aio.AbortError:
+                    raise
+                except Exception as error:
+                    _log_fault(error)
+                return await context.abort(*FAULT)
 
             return grpc.stream_unary_rpc_method_handler(answering, response_serializer=handler.response_serializer)
         answers = handler.stream_stream
 
         async def streaming(requests: Any, context: Any) -> AsyncIterator[Any]:
-            with self._counting(what, context):
-                async for each in answers(requests, context):
-                    yield each
+            try:
+                with self._counting(what, context):
+                    async for each in answers(requests, context):
+                        yield each
+                return
+            except aio.AbortError:
+                raise
+            except Exception as error:
+                _log_fault(error)
+            await context.abort(*FAULT)
 
         return grpc.stream_stream_rpc_method_handler(streaming, response_serializer=handler.response_serializer)
 
@@ -133,6 +149,11 @@ class GrpcAdmission(aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error), nothing_made_after(0))
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the push API has no such method", nothing_made_after(0))
         yield  # never: it is a stream of answers, as a handler of streams has to be
+
+
+def _log_fault(error: Exception) -> None:
+    """Log an error that no call expects; gRPC would tell its text to the caller."""
+    log.error("a request failed by a bug in this server; please report it", exc_info=error)
 
 
 def nothing_made_after(answered: int) -> tuple[tuple[str, str], ...]:

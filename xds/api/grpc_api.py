@@ -1,7 +1,7 @@
 """The push API over gRPC (``snapshots.proto``): grpc.aio around ``Operations``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -79,6 +79,9 @@ PART_BYTES = 1024 * 1024
 """Bytes of a store's copy in one message."""
 QUESTIONS_MAX = 16
 """Other calls whose messages are read concurrently: small ones, which arrive together with their headers."""
+REVISION_MAX = 2**63 - 1
+TIME_MS_MAX = 10**14
+"""The latest time that a request may name, in Unix milliseconds: in the year 5138."""
 DECIDED_S = 1.0
 """How long the end of a stream of pushes waits for the outcome of accepted pushes."""
 STOP_GRACE_S = 1.0
@@ -304,7 +307,10 @@ class GrpcApi:
         if data is aio.EOF:
             raise ChangesetRejectedError([Problem(what="the call has no message")])
         room.shrink(len(data))
-        return await run_in_thread(len(data), lambda: parsed(message_class, data))
+        message = await run_in_thread(len(data), lambda: parsed(message_class, data))
+        if problems := [*_too_large(message)]:
+            raise ChangesetRejectedError(problems)
+        return message
 
     # --- Changes -----------------------------------------------------------------------------------------------------
 
@@ -622,6 +628,18 @@ async def _parts_of(made: StoreCopy) -> AsyncIterator[Any]:
     with await asyncio.to_thread(made.copy.open, "rb") as file:
         while data := await asyncio.to_thread(file.read, PART_BYTES):
             yield pb.BackupPart(data=data)
+
+
+def _too_large(message: Any, within: str = "") -> Iterator[Problem]:
+    """Yield what is wrong with revisions and times of a request: those that neither a store nor a calendar has."""
+    for field, value in message.ListFields():
+        place = f"{within}{field.name}"
+        if place == "about":
+            yield from _too_large(value, "about.")
+        elif field.cpp_type == field.CPPTYPE_UINT64 and value > REVISION_MAX:
+            yield Problem(what=f"{value} is more than {REVISION_MAX}", field=place)
+        elif field.cpp_type == field.CPPTYPE_INT64 and not 0 <= value <= TIME_MS_MAX:
+            yield Problem(what=f"{value} is not between 0 and {TIME_MS_MAX}", field=place)
 
 
 def _one_of(kind: type[C], value: str, field: str) -> C:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request
@@ -134,16 +134,18 @@ def rest_api(
 
 
 class _Routable:
-    """Serves ``app`` with a path that the patterns of routes match: in them, ``.`` does not match a line end.
+    """Serves ``app`` with a path that the patterns of routes match only where handlers find its segments.
 
-    Names may have line ends. Handlers take them from the raw path.
+    Names may have line ends, which ``.`` does not match in the patterns, and escaped slashes, which separate nothing.
+    Handlers take names from the raw path.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, "path": scope["path"].replace("\n", " ")}, receive, send)
+        path = "/".join(part.replace("/", " ") for part in _segments(scope)).replace("\n", " ")
+        await self._app({**scope, "path": path}, receive, send)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -195,10 +197,14 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _within(request: Request) -> list[str]:
-    """Return the unescaped segments of the path below ``/v1``; a slash within one is escaped in the path."""
-    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    parts = raw.decode("latin-1").partition("?")[0].split("/")[2:]
-    return [unquote(part) for part in parts]
+    """Return the unescaped segments of the path below ``/v1``."""
+    return _segments(request.scope)[2:]
+
+
+def _segments(scope: Scope) -> list[str]:
+    """Return the unescaped segments of a path; a slash within one is escaped in the path."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return [unquote(part) for part in raw.decode("latin-1").partition("?")[0].split("/")]
 
 
 def _media_type(request: Request) -> str:
@@ -418,7 +424,7 @@ class _Rest:
             revision: Revision = None,
             type: Annotated[str | None, Query(description="Only of this type.")] = None,  # noqa: A002
             prefix: Annotated[str, Query(description="Only names that begin with this.")] = "",
-            limit: Annotated[int, Query(ge=0, description="At most this many; 0: all.")] = 0,
+            limit: Annotated[int, Query(ge=0, le=2**31 - 1, description="At most this many; 0: all.")] = 0,
         ) -> Response:
             """Return the names of the resources that a group has itself, without their content."""
             operations = self._permit(request)
