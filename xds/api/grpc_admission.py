@@ -104,7 +104,7 @@ class GrpcAdmission(aio.ServerInterceptor):
                 try:
                     with self._counting(what, context):
                         return await answer(requests, context)
-                except aio.AbortError:
+                except aio.BaseError:  # an abort, or the client has left
                     raise
                 except Exception as error:
                     _log_fault(error)
@@ -119,7 +119,7 @@ class GrpcAdmission(aio.ServerInterceptor):
                     async for each in answers(requests, context):
                         yield each
                 return
-            except aio.AbortError:
+            except aio.BaseError:  # an abort, or the client has left
                 raise
             except Exception as error:
                 _log_fault(error)
