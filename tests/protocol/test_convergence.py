@@ -417,6 +417,13 @@ def test_clients_that_are_gone_are_counted_by_group() -> None:
     assert (found.gone_of(), found.gone_of("a"), found.gone_of("c")) == (3, 2, 0)
 
 
+def test_debts_tell_of_some_groups_alone() -> None:
+    owed = {"blue": {Debt(): 2}, "red": {Debt(2): 1}}
+    debts = Debts(revision=3, by_group=owed, gone={"red": 1, "blue": 4}, uncounted=("n1",))
+    of_blue = Debts(revision=3, by_group={"blue": {Debt(): 2}}, gone={"blue": 4})
+    assert debts.of(lambda group: group == "blue") == of_blue
+
+
 def test_of_a_node_with_several_clients_the_worst_counts() -> None:
     assert worst([Debt(3, 0), Debt(2, 0), NO_DEBT]) == Debt(2, 0)
     assert worst([Debt(3, 4), Debt(0, 2)]) == Debt(0, 2)
