@@ -243,6 +243,8 @@ class ApiSettings(_Section):
     """Streams that push endpoints at once; further ones are refused with UNAVAILABLE."""
     pending_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Changes that may wait to be stored; further ones wait before they are taken in."""
+    connection_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Calls of one gRPC connection that may be open at once, watches too; its client makes further ones later."""
     sign_ins_max: Annotated[int, Field(ge=1, le=100_000)] = 16
     """Sign-ins at the page that may be arriving at once, and a quarter of the requests; the oldest ends for another."""
     body_bytes_max: Annotated[int, Field(ge=64 * 1024, le=1024 * MIB)] = 64 * MIB

@@ -337,6 +337,7 @@ def _grpc_limits(settings: Settings) -> "GrpcLimits":
         keepalive_interval_s=settings.transport.keepalive_interval_s,
         keepalive_timeout_s=settings.transport.keepalive_timeout_s,
         push_streams_max=settings.api.push_streams_max,
+        connection_streams_max=settings.api.connection_streams_max,
         message_timeout_s=settings.api.message_timeout_s,
     )
 

@@ -14,11 +14,12 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 from support import resources as r
+from support.waiting import turns
 
 from xds._generated import snapshots_pb2 as pb
 from xds.address import Address
 from xds.api.admission import Admission
-from xds.api.grpc_api import GrpcApi
+from xds.api.grpc_api import GrpcApi, GrpcLimits
 from xds.api.rest import rest_api
 from xds.publishing.changes import Change
 from xds.schema.ingest import ingest
@@ -288,6 +289,24 @@ async def test_numbers_that_nothing_has_are_refused(channel: aio.Channel, name: 
     with pytest.raises(aio.AioRpcError, match=field) as refused:
         await ask.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_connection_has_so_many_calls_at_once_and_further_ones_wait(served) -> None:
+    limits = GrpcLimits(connection_streams_max=2)
+    server = GrpcApi(Address("127.0.0.1", 0), served.operations, Admission(), body_bytes_max=BODY_MAX, limits=limits)
+    await server.start()
+    async with aio.insecure_channel(str(server.address)) as channel:
+        service = "/xds_control_plane.api.v1.Snapshots/"
+        assert await channel.unary_unary(f"{service}WhoAmI")(b"", timeout=10), "the client has read the limit"
+        watches = [channel.unary_stream(f"{service}Watch")(b"") for _ in range(2)]
+        await turns(20)
+        with pytest.raises(aio.AioRpcError) as late:
+            await channel.unary_unary(f"{service}WhoAmI")(b"", timeout=0.5)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        watches[0].cancel()
+        await channel.unary_unary(f"{service}WhoAmI")(b"", timeout=10)
+        watches[1].cancel()
+    await server.stop()
 
 
 @pytest.mark.parametrize("name", ["ListGroups", "Watch"])

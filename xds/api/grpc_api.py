@@ -103,6 +103,7 @@ class GrpcLimits:
     """
 
     push_streams_max: int = 64
+    connection_streams_max: int = 256
     message_timeout_s: float = 5.0
     """How long the message of a call may take, other than of ``LARGE_CALLS``: it comes right after the headers."""
     handshake_s: float = 5.0
@@ -115,6 +116,7 @@ class GrpcLimits:
         return [
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
             ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
+            ("grpc.max_concurrent_streams", self.connection_streams_max),
             ("grpc.keepalive_time_ms", int(self.keepalive_interval_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
