@@ -389,3 +389,43 @@ def priority_clusters(ports: list[int]) -> list[Json]:
 def priority_manager() -> Json:
     """Return a manager with a route to each of them."""
     return manager(one(*(to(name, {"path": f"/{name}"}) for name in PRIORITIES)))
+
+
+def _within(prefix: str, length: int) -> Json:
+    return {"source_prefix_ranges": [{"address_prefix": prefix, "prefix_len": length}]}
+
+
+SOURCE_PORTS = {"sources": 20_417, "local-sources": 20_437, "source-ports": 20_457}
+"""By listener, the source port that its chains look at. A source is used once: it may not be free again at once."""
+SOURCES: dict[str, tuple[Json, ...]] = {
+    "sources": (
+        *(
+            _within("127.0.0.0", 8),
+            _within("127.1.0.0", 16),
+            _within("127.2.0.0", 16) | {"source_ports": [SOURCE_PORTS["sources"]]},
+        ),
+        _within("127.1.1.0", 24) | {"source_type": "EXTERNAL"},
+    ),
+    "local-sources": (
+        *({"source_type": "SAME_IP_OR_LOOPBACK", **_within("127.3.0.0", 16)}, _within("127.0.0.0", 8)),
+        {"source_type": "EXTERNAL"},
+    ),
+    "source-ports": ({"source_ports": [SOURCE_PORTS["source-ports"]]}, _within("127.1.0.0", 16)),
+}
+"""Listeners by what their filter chains want of the source."""
+
+
+def source_listeners() -> list[Json]:
+    """Return the listeners of ``SOURCES``; each chain answers with its number."""
+    made = []
+    for name, matches in SOURCES.items():
+        chains = [
+            {
+                "name": f"{name} {number}",
+                "filter_chain_match": match,
+                "filters": [{"name": "http", "typed_config": manager(one(says({"prefix": "/"}, 200, str(number))))}],
+            }
+            for number, match in enumerate(matches)
+        ]
+        made.append({"@type": r.LISTENER, "name": name, "address": r.address(0), "filter_chains": chains})
+    return made

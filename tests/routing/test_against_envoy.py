@@ -11,9 +11,12 @@ import pytest
 import pytest_asyncio
 from routing.managers import (
     PRIORITIES,
+    SOURCE_PORTS,
+    SOURCES,
     priority_clusters,
     priority_manager,
     scenes,
+    source_listeners,
     subset_clusters,
 )
 from routing.tables import UPSTREAMS, Case, matcher_cases, matcher_hosts, says, shop_cases, table
@@ -132,6 +135,7 @@ def listeners(authority: Authority) -> list[Json]:
         by_chain,
         r.filter_listener("priorities", 0, "http", priority_manager()),
         *(r.filter_listener(name, 0, "http", manager) for name, (manager, _) in scenes().items()),
+        *source_listeners(),
         r.secret("certificate", pair.cert_text, pair.key_text),
         r.scoped_route("one", "scope-one", "x") | {"key": {"fragments": [{"string_key": "x"}, {"string_key": "eu"}]}},
         r.scoped_route("two", "scope-two", "y") | {"key": {"fragments": [{"string_key": "y"}, {"string_key": "eu"}]}},
@@ -166,7 +170,9 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
                 yield Scene(envoy, decoded, authority)
 
 
-async def send(port: int, request: Request, tls: ssl.SSLContext | None = None) -> Answer | None:
+async def send(
+    port: int, request: Request, tls: ssl.SSLContext | None = None, source: tuple[str, int] | None = None
+) -> Answer | None:
     """Return Envoy's answer to a request, None if it closes the connection."""
     target = request.host if request.method == "CONNECT" else request.path
     head = [f"{request.method} {target} HTTP/1.1", f"host: {request.host}"]
@@ -179,7 +185,9 @@ async def send(port: int, request: Request, tls: ssl.SSLContext | None = None) -
     server_name = request.server_name or "" if tls else None
     async with asyncio.timeout(20):
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=server_name)
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=tls, server_hostname=server_name, local_addr=source
+            )
         except (OSError, ssl.SSLError):
             return None
         writer.write(text.encode())
@@ -377,3 +385,18 @@ async def test_priorities_share_the_requests_as_we_say(scene: Scene) -> None:
         share = re.match(r"(\d+)% to priority 0", cluster.note)
         assert share is not None
         assert abs(first - int(share[1])) < 18, f"{name}: {first}% to priority 0, {cluster.note}"
+
+
+async def test_filter_chains_are_chosen_by_the_source(scene: Scene) -> None:
+    differences = []
+    for name in SOURCES:
+        port = await scene.envoy.listener_port(name)
+        for number, host in enumerate(("127.0.0.1", "127.0.0.2", "127.1.0.1", "127.1.1.1", "127.2.0.1", "127.3.0.1")):
+            for own in (SOURCE_PORTS[name], SOURCE_PORTS[name] + 1 + number):
+                request = read_request("http://127.0.0.1/", listener=name, source=f"{host}:{own}")
+                way = find_way(scene.resources, request)
+                answer = await send(port, request, source=(host, own))
+                said = None if answer is None else answer.text
+                if (said or "") != way.outcome.body or not way.is_certain:
+                    differences.append(f"{name} {host}:{own}: Envoy {said!r}, we {way.outcome}: {way.steps[1]}")
+    assert not differences, "\n".join(differences)
