@@ -251,7 +251,7 @@ class Server:
         self._schedule()
 
     def _schedule(self) -> None:
-        at = max(self.hub.next_tick, self.now)
+        at = max(self.hub.next_tick_at, self.now)
         if at < self._tick_at:
             self._tick_at = at
             ahead_s = self.now - self.clock.now
@@ -280,7 +280,7 @@ class Server:
         if at != self._tick_at or not self.up or self.is_asleep(self._tick, at):
             return
         self._tick_at = float("inf")
-        if self.hub.next_tick <= self.now:
+        if self.hub.next_tick_at <= self.now:
             self.hub.tick(self.now)
             self._pump()
         self._schedule()

@@ -26,12 +26,12 @@ def test_a_deadline_of_this_very_moment_is_no_fault():
     async def poll_twice() -> None:
         loop = asyncio.get_running_loop()
         hub: Any = SimpleNamespace(
-            next_tick=loop.time(), has_work=False, poll=lambda *_: None, take_ready=list, take_events=list, tick=None
+            next_tick_at=loop.time(), has_work=False, poll=lambda *_: None, take_ready=list, take_events=list, tick=None
         )
 
         def tick(now: float) -> None:
             ticks.append(now)
-            hub.next_tick = float("inf")
+            hub.next_tick_at = float("inf")
 
         hub.tick = tick
         dispatcher = Dispatcher(hub, on_event=lambda _: None, on_fault=lambda _: None)
@@ -57,7 +57,7 @@ def fanning_out(count: int, *, each_s: float) -> tuple[Dispatcher, list[int]]:
     streams = [Stream(Variant.DELTA, "", "") for _ in range(count)]
     unopened = list(streams)
     hub: Any = SimpleNamespace(
-        next_tick=float("inf"),
+        next_tick_at=float("inf"),
         has_work=False,
         open=lambda *_, **__: unopened.pop(),
         publish=lambda _, regroup: None,
