@@ -6,7 +6,7 @@ from support.pki import Authority
 
 from xds.address import Address
 from xds.config import ProtocolSettings, Settings, TlsSettings, api_tls_files, tls_files
-from xds.transport.revocations import read_revocations
+from xds.transport.revocations import RevocationFiles
 
 
 def told(**values: object) -> str:
@@ -127,7 +127,7 @@ def test_what_client_certificates_are_checked_with_is_checked_before_anything_st
     of_both = Settings.model_validate(both)
     for files in (tls_files(of_both), api_tls_files(of_both)):
         assert files is not None
-        read_revocations(files)
+        RevocationFiles(files)
     trusting = tls | {"trust_domains": f"corp={ca}"}
     assert "need identity.certificate=spiffe" in told(tls=trusting, identity={"certificate": "dns"})
     assert "identity.certificate" in told(identity={"certificate": "email"})

@@ -99,7 +99,7 @@ EACH: dict[str, list[Case]] = {
     "monitoring rules": [Case(("monitoring", "rules", "--runbook", NASTY), code=2)],
     "rebalance": [Case(("rebalance", "--share", NASTY), code=2)],
     "audit": [Case(("audit", "--file", NASTY), code=2)],
-    "tokens create": [Case(("tokens", "create", NASTY, "--role", "read", "--tokens-file", "tokens"), code=1)],
+    "tokens create": [Case(("tokens", "create", NASTY, "--role", "read", "--tokens-file", "tokens"), code=2)],
     "tokens list": [Case(("tokens", "list", "--tokens-file", NASTY))],
     "tokens revoke": [Case(("tokens", "revoke", "name", "--tokens-file", NASTY), code=1)],
     "store new-key": [Case(("store", "new-key", f"no{NASTY}/key"), code=1)],

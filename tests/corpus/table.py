@@ -14,7 +14,7 @@ STRICTER: dict[str, str] = {
 
 ONLY_ENVOY: dict[str, str] = {
     "bad/extension_configs/lua-syntax": "code",
-    "bad/listeners/lua-no-functions-but-error": "code",
+    "bad/listeners/lua-no-functions-but-error": "run",
     "bad/listeners/lua-syntax": "code",
     "bad/listeners/transcoder-unknown-service": "code",
     "bad/certificates/missing-file": "file",
@@ -36,7 +36,8 @@ ONLY_ENVOY: dict[str, str] = {
 }
 """Cases that Envoy refuses and the product alone does not, by kind: what a real Envoy has to be asked for.
 
-``code``: programs and compiled descriptors, which the product does not read. ``file``: files on Envoy's disk.
+``code``: programs and compiled descriptors, which the product does not read. ``run``: what scripts do.
+``file``: files on the disk of Envoy.
 ``place``: extensions that stand elsewhere, or that Envoy finds by name. ``subscriber``: what those take that subscribe
 to an extension config or a secret, if the group has none. ``together``: what one resource makes of another.
 ``secret``: what those may add that use a secret.
@@ -44,6 +45,7 @@ to an extension config or a secret, if the group has none. ``together``: what on
 
 UNKNOWN_TO_A_JUDGE: dict[str, str] = {
     "file": "files on a node's disk are not those of the judge: xds validate --envoy warns of each",
+    "run": "the judge compiles scripts and never runs them",
     "subscriber": "no resource of the group subscribes to it",
     "together": "scoped routes are judged each by itself",
 }

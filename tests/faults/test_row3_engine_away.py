@@ -15,7 +15,7 @@ from support import resources as r
 from support.etcd import Etcd
 from support.fault_matrix import Part, count, part, scaled
 from support.server import XdsServer
-from support.waiting import for_a_while
+from support.waiting import for_a_while, wait_until
 from support.wire import DeltaClient
 from support.worker_fleet import Fleet
 
@@ -108,7 +108,8 @@ async def _back(found: Part, etcd: Etcd, one: XdsServer, two: XdsServer, fleet: 
     async with Client(f"127.0.0.1:{two.api_port}", patience_s=30.0) as client:
         await client.apply(upsert=[cluster])
     version = ingest(cluster).version
-    await fleet.wait_versions(fleet.followers[0].versions | {"b": version}, timeout_s=30.0)
+    # The change whose outcome was not known may turn out to be made: then they are sent it too.
+    await wait_until(lambda: {each.versions.get("b") for each in fleet.followers}, equals={version}, timeout_s=30.0)
     for server in (one, two):
         await server.wait_metrics(lambda told: told["xds_stale"] == 0, timeout_s=30.0)
     found.at_most("caught up after", time.monotonic() - back, CAUGHT_UP_S, " s")
