@@ -1,7 +1,7 @@
 """A pushed configuration does not run, load or read anything on the machine of the judge."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from socket import AF_INET, SOCK_DGRAM, socket
@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, json_format
 from support import resources as r
-from support.envoy import envoy_binary
+from support.judged import EXTENSIONS, HTTP, ROUTER, judged, with_filter, with_route
 from support.pki import Authority
-from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed, virtual_host
+from support.static_envoy import address, hcm, listener, refusal, static_cluster, tls_cluster, typed
 
-from xds.schema.ingest import ingest
 from xds.schema.pool import Schema, load_schema, packaged_schema
 from xds.schema.reference_table import TABLE, Unrelated
 from xds.validation.envoy import run_validation
@@ -23,30 +22,6 @@ from xds.validation.judge import Judge, Judgement
 from xds.validation.lua import compiled_only
 
 pytestmark = pytest.mark.envoy
-
-EXTENSIONS = r.TYPE + "envoy.extensions."
-HTTP = EXTENSIONS + "filters.http."
-ROUTER = typed("router", r.ROUTER)
-
-
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge(envoy_binary())
-    yield made
-    made.close()
-
-
-def judged(judge: Judge, *items: r.Json) -> Judgement:
-    return judge.judge([ingest(each) for each in (static_cluster("c"), *items)], group="g")
-
-
-def with_filter(type_url: str, **fields: Any) -> r.Json:
-    return listener(hcm(typed("filter", HTTP + type_url, **fields), ROUTER))
-
-
-def with_route(**fields: Any) -> r.Json:
-    host = virtual_host(routes=[{"match": {"prefix": "/"}, "route": {"cluster": "c"}} | fields])
-    return {"@type": r.ROUTE, "name": "r", "virtual_hosts": [host]}
 
 
 def with_matcher(source: r.Json) -> r.Json:

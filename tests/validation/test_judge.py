@@ -4,7 +4,6 @@ import gc
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,6 @@ def lua(**fields: Any) -> r.Json:
 
 BAD_LUA = lua(default_source_code={"inline_string": "function ("})
 LONG_REGEX = [{"match": {"safe_regex": {"regex": "a{1000}"}}, "direct_response": {"status": 200}}]
-
-
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge(envoy_binary())
-    yield made
-    made.close()
 
 
 def judged(judge: Judge, *items: Any) -> Judgement:

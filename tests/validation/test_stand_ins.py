@@ -1,25 +1,21 @@
 """What is on a sidecar's disk has a stand-in that a real Envoy takes, so that what is around it is still judged."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import resources as r
-from support.envoy import envoy_binary
+from support.judged import EXTENSIONS, HTTP, judged, with_filter, with_route
 from support.pki import Authority
-from support.static_envoy import address, hcm, listener, static_cluster, typed, virtual_host
+from support.static_envoy import address, hcm, listener, static_cluster, typed
 
-from xds.schema.ingest import ingest
 from xds.schema.pool import load_schema
 from xds.validation.inline import Inliner, UnjudgeableError
-from xds.validation.judge import Judge, Judgement
+from xds.validation.judge import Judge
 
 pytestmark = pytest.mark.envoy
 
-EXTENSIONS = r.TYPE + "envoy.extensions."
-HTTP, NETWORK = EXTENSIONS + "filters.http.", EXTENSIONS + "filters.network."
-ROUTER = typed("router", r.ROUTER)
+NETWORK = EXTENSIONS + "filters.network."
 FILE = {"filename": "/none/x"}
 ROLE = {"role_arn": "arn:aws:iam::1:role/a"}
 MODULE = {"dynamic_module_config": {"name": "none"}, "filter_name": "x"}
@@ -29,26 +25,6 @@ GEO = typed(
     common_provider_config={"geo_field_keys": {"country": "x-country"}},
     city_db_path="/none/city.mmdb",
 )
-
-
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    made = Judge(envoy_binary())
-    yield made
-    made.close()
-
-
-def judged(judge: Judge, *items: r.Json) -> Judgement:
-    return judge.judge([ingest(each) for each in (static_cluster("c"), *items)], group="g")
-
-
-def with_filter(type_url: str, **fields: Any) -> r.Json:
-    return listener(hcm(typed("filter", HTTP + type_url, **fields), ROUTER))
-
-
-def with_route(**fields: Any) -> r.Json:
-    host = virtual_host(routes=[{"match": {"prefix": "/"}, "route": {"cluster": "c"}} | fields])
-    return {"@type": r.ROUTE, "name": "r", "virtual_hosts": [host]}
 
 
 def with_google_grpc(**credentials: Any) -> r.Json:
