@@ -8,8 +8,7 @@ from typing import Any
 from xds.model.types import EXTENSION_CONFIG, ROUTE, SCOPED_ROUTE, SECRET
 from xds.schema.paths import MapKey, Trail, dotted, path_of
 from xds.schema.pool import ANY, Schema, packaged_schema
-from xds.schema.semantics.filters import TYPED_STRUCTS
-from xds.schema.typed_structs import NotDescribedError, described
+from xds.schema.typed_structs import TYPED_STRUCTS, NotDescribedError, described
 from xds.validation import lua, stand_ins
 
 _CORE = "envoy.config.core.v3."

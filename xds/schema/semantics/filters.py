@@ -3,23 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from xds.model.xdstp import XDSTP
-from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings
 from xds.schema.formats import ascii_lower
 from xds.schema.paths import MapKey, Trail, path_of
 from xds.schema.rules import shown
 from xds.schema.semantics.http2_settings import check_http2
 from xds.schema.semantics.rule import Rule, Walks
+from xds.schema.typed_structs import TYPED_STRUCTS, NotDescribedError, described
 
 _HTTP = "envoy.extensions.filters.http."
 _NETWORK = "envoy.extensions.filters.network."
 _HCM = _NETWORK + "http_connection_manager.v3."
 _JWT = _HTTP + "jwt_authn.v3."
-TYPED_STRUCTS = ("xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")
 
 _KINDS = {"HTTP": _HTTP, "network": _NETWORK, "listener": "envoy.extensions.filters.listener."}
 """Where the types of filters are, by the kind of filter."""
@@ -101,11 +99,8 @@ def unpacked(value: Any, full_name: str, walks: Walks) -> Any | None:
     made: Any = walks.schema.message_class(kind)
     try:
         message = made.FromString(value.value)
-        if kind not in TYPED_STRUCTS:
-            return message
-        content = json_format.MessageToDict(message.value)
-        return message_from_json(walks.schema, content, full_name=full_name, allow_unknown_types=True)
-    except (DecodeError, ConversionError, json_format.SerializeToJsonError):
+        return message if kind not in TYPED_STRUCTS else described(walks.schema, message, allow_unknown_types=True)
+    except (DecodeError, NotDescribedError):
         return None
 
 
@@ -252,14 +247,8 @@ def _check_typed_struct(message: Any, trail: Trail, found: Findings, walks: Walk
         return  # a type of a custom build
     here: Trail = (trail, "value")
     try:
-        value = json_format.MessageToDict(message.value)
-    except json_format.SerializeToJsonError:
-        return  # a number that JSON lacks
-    try:
-        made = message_from_json(
-            walks.schema, value, full_name=full_name, allow_unknown_types=found.allow_unknown_types
-        )
-    except ConversionError as error:
+        made = described(walks.schema, message, allow_unknown_types=found.allow_unknown_types)
+    except NotDescribedError as error:
         for finding in error.findings:
             found.add(_extended(here, finding.path), finding.what, finding.hint)
         return

@@ -121,9 +121,10 @@ def _is_oid(text: str) -> bool:
     """Return whether a text is an OID whose numbers BoringSSL can encode; the first two share one of 64 bits."""
     if _OID.fullmatch(text) is None:
         return False
-    numbers = [number.rjust(_OID_DIGITS, "0") for number in text.split(".")]
-    largest = [str(_OID_NUMBER_MAX - (_OID_ROOT if index == 1 else 0)) for index in range(len(numbers))]
-    return all(len(number) == _OID_DIGITS and number <= limit for number, limit in zip(numbers, largest, strict=True))
+    numbers = text.split(".")
+    if max(map(len, numbers)) > _OID_DIGITS:
+        return False
+    return all(int(number) <= _OID_NUMBER_MAX - (_OID_ROOT if at == 1 else 0) for at, number in enumerate(numbers))
 
 
 _OID_NUMBER_MAX, _OID_ROOT, _OID_DIGITS = 2**64 - 1, 80, 20
