@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 from support.pki import Authority
 from support.waiting import wait_until
 
-from xds.access.authenticator import RETRY_S, Authenticator
+from xds.access.authenticator import Authenticator
 from xds.access.certificates import CertificateNames
 from xds.access.errors import AccessFileError, InvalidCertificateError, UnauthenticatedError
 from xds.access.rights import EVERYONE, Caller, Grant, Right
 from xds.access.tokens import TOKEN, create_token, read_tokens, revoke_tokens
 from xds.config import Settings
-from xds.transport.tls import TlsFiles
+from xds.transport.tls import RETRY_S, TlsFiles
 
 
 def reason(authenticator: Authenticator, authorization: str) -> str:

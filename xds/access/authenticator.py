@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,14 +26,12 @@ from xds.access.last_used import LastUsed
 from xds.access.rights import EVERYONE, Caller, Grant
 from xds.access.tokens import PREFIX, TOKEN, TokenRecord, hash_of, read_tokens
 from xds.identity.issuers import Issuer
-from xds.transport.tls import stamp_of
+from xds.transport.tls import Followed, stamp
 
 log = structlog.get_logger("xds")
 TOKEN_BYTES_MAX = 16 * 1024
 """The largest ``authorization`` header that is looked at: OIDC tokens have some KiB."""
 SHOW = "show a token: Authorization: Bearer TOKEN"
-RETRY_S = 10.0
-"""How soon a file that could not be used is read again, though it seems to be the same."""
 
 
 class NamesOfCertificates(Protocol):
@@ -64,29 +61,17 @@ class JwtVerifier(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Followed:
-    """A file that is read again when it changes, and every ``RETRY_S`` seconds while it can't be used.
+class _File:
+    """A file of access, which is read again once it has changed, or while it can't be used."""
 
-    ``stamp`` is that of the last reading, also of a failed one.
-    """
+    __slots__ = ("followed", "is_there", "path")
 
-    path: Path
-    stamp: tuple[int, ...] | None = None
-    problem: str = ""
-    retry_at: float = 0.0
-
-    def is_due(self) -> bool:
-        """Return whether the file is there and is to be read now."""
-        try:
-            stamp = stamp_of(self.path.stat())
-        except OSError:
-            return False  # it is being replaced, or is gone: what was read stays in force
-        now_s = time.monotonic()
-        if stamp == self.stamp and not (self.problem and now_s >= self.retry_at):
-            return False
-        self.stamp, self.retry_at = stamp, now_s + RETRY_S
-        return True
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.followed = Followed(lambda: stamp((path,)), clock=time.monotonic)
+        self.followed.forget()  # it is still to be read for the first time
+        self.is_there = False
+        """Whether it was there at the last reading."""
 
 
 class Authenticator:
@@ -107,12 +92,12 @@ class Authenticator:
         is_needed: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._single = None if token_file is None else _Followed(token_file)
+        self._single = None if token_file is None else _File(token_file)
         self._single_hash = b""
-        self._tokens = None if tokens_file is None else _Followed(tokens_file)
+        self._tokens = None if tokens_file is None else _File(tokens_file)
         self._records: dict[str, tuple[TokenRecord, Caller]] = {}
         self.last_used = None if tokens_file is None else LastUsed(tokens_file, clock=clock)
-        self._mapped = None if identities_file is None else _Followed(identities_file)
+        self._mapped = None if identities_file is None else _File(identities_file)
         self._identities = Identities()
         self._issuers: tuple[Issuer, ...] | None = None
         self.names_of = names_of
@@ -143,18 +128,18 @@ class Authenticator:
         """Read all files again, changed or not; return whether there are any and they can be used."""
         files = [each for each in (self._single, self._tokens, self._mapped) if each is not None]
         for each in files:
-            each.stamp, each.problem = None, ""
+            each.followed.forget()
         self.refresh()
         if self.names_of is not None:
             self.names_of.reload()
-        read = [each for each in files if each.stamp is not None]
-        return bool(read) and not any(each.problem for each in read)
+        read = [each for each in files if each.is_there]
+        return bool(read) and not any(each.followed.problem for each in read)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Why files could not be read again, for operators."""
         files = (self._single, self._tokens, self._mapped)
-        return tuple(each.problem for each in files if each is not None and each.problem)
+        return tuple(each.followed.problem for each in files if each is not None and each.followed.problem)
 
     def authenticate(self, authorization: str, certificates: Sequence[bytes] = ()) -> Caller:
         """Return who shows an ``Authorization`` header, "" for none, and a client certificate.
@@ -239,19 +224,19 @@ class Authenticator:
             (self._tokens, self._read_tokens),
             (self._mapped, self._read_identities),
         ):
-            if file is None or not file.is_due():
+            if file is None or not file.followed.is_due():
                 continue
+            file.is_there = True
             try:
                 read(file.path)
-                file.problem = ""
-            except AccessFileError as error:
-                if at_start:
+                file.followed.note()
+            except FileNotFoundError:  # it is being replaced, or is gone: what was read stays in force
+                file.is_there = False
+            except (AccessFileError, OSError) as error:
+                if at_start and isinstance(error, AccessFileError):
                     raise
-                is_other, file.problem = str(error) != file.problem, str(error)
-                if is_other:
+                if file.followed.note(str(error)):
                     log.error("access file not read again; what it had stays in force", problem=str(error)[:2_000])
-            except OSError:
-                file.stamp = None  # it is being replaced
 
     def _read_single(self, path: Path) -> None:
         token = path.read_bytes().strip()
