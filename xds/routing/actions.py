@@ -118,13 +118,8 @@ def substituted(pattern: str, substitution: str, text: str) -> str:
     ``\\1`` is a group. Nothing is replaced if the pattern has no such group, and no empty match right after another.
     """
     regex = re2.compile(pattern)
-    if (
-        max(
-            (int(digit) for digit in re.findall(r"\\([0-9]|[^0-9]|$)", substitution) if digit and digit in _DIGITS),
-            default=0,
-        )
-        > regex.groups
-    ):
+    escaped = re.findall(r"\\(.)", substitution, re.DOTALL)
+    if any(each in _DIGITS and int(each) > regex.groups for each in escaped):
         return text
     made, at, last_end = "", 0, -1
     while at <= len(text) and (found := regex.search(text, at)) is not None:
