@@ -68,8 +68,6 @@ class App:
     to the clients.
     """
 
-    _admin_tls_problem = ""
-
     def __init__(
         self, settings: Settings, *, workers: int = 0, checked: bool = False, keeps_files: bool = False
     ) -> None:
@@ -87,7 +85,7 @@ class App:
         self.catalog = Catalog(check_references=not checked)
         self.address: Address | None = None
         self.admin_address: Address | None = None
-        self._state = "starting"
+        self._state, self._admin_tls_problem = "starting", ""
         self.stale_because: Callable[[], str] = lambda: ""
         """Returns why newer changes may be missing, "" if none can be."""
         self.refusing_because: Callable[[], str] = lambda: ""

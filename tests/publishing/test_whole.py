@@ -83,7 +83,7 @@ async def test_an_overlay_keeps_extending_what_it_did(replica) -> None:
 
 
 async def test_the_newest_directory_of_a_store_is_known_by_its_path(replica, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("xds.publishing.whole.HEADS_MAX", 2)
+    monkeypatch.setattr("xds.publishing.whole.SUMMARIES_MAX", 2)
     monkeypatch.chdir(tmp_path)
     store = MemoryStore()
     one = await replica(store)

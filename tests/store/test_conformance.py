@@ -126,7 +126,7 @@ async def test_entries_are_found_by_their_ids(store: Store) -> None:
     assert found["id-2"].digest == entry(2).digest()
 
 
-async def test_heads_have_the_metadata_of_entries(store: Store) -> None:
+async def test_summaries_have_the_metadata_of_entries(store: Store) -> None:
     first = Entry(id="id-1", operations={A: b"x", B: b"x"}, groups=b"rules", added=frozenset((A, B)))
     later = [entry(number, {A: b"x", C: None}) for number in range(2, 6)]
     await store.append_all([first, *later], 0)

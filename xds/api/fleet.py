@@ -128,7 +128,7 @@ class FleetStatus:
     """Workers and replicas that did not answer, whose nodes are not counted."""
 
 
-HIDDEN_WHY = "why is told to those only who may read all groups"
+HIDDEN_WHY = "the reason is shown only to callers who may read all groups"
 """Instead of a reason, which may have paths, addresses, and names of any group."""
 _REASON = re.compile(r" \(|: ")
 

@@ -614,7 +614,7 @@ class Operations:
                 inherited = Inherited(self._catalog, group, sees, before, revision)
         return inherited.client(client)
 
-    def seen_summary(self, node: NodeSummary, sees: Callable[[str], bool]) -> NodeSummary:
+    def seen_node(self, node: NodeSummary, sees: Callable[[str], bool]) -> NodeSummary:
         """Return a node with what it rejected of the groups that ``sees`` returns true for."""
         inherited = self.inherited(node.group, sees)
         return inherited.summary(node) if inherited.hides else node
@@ -740,9 +740,7 @@ class Operations:
             if sees is None:
                 return await self._nodes(query)
             found = await self._nodes(replace(query, limit=NODES_MAX))
-            return replace(
-                found, nodes=tuple(self.seen_summary(each, sees) for each in found.nodes if sees(each.group))
-            )
+            return replace(found, nodes=tuple(self.seen_node(each, sees) for each in found.nodes if sees(each.group)))
 
         def gone(group: str | None) -> Iterator[KnownNode]:
             return (each for each in self._known.gone(group) if sees is None or sees(each.group))

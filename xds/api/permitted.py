@@ -255,7 +255,7 @@ class Permitted:
         with self._discreet():
             while len(found) < limit:
                 page = await self._operations.history(limit=HISTORY_MAX, before=before, group=group)
-                found += [seen for summary in page if (seen := self._seen_summary(summary)) is not None]
+                found += [seen for summary in page if (seen := self._seen_change(summary)) is not None]
                 if len(page) < HISTORY_MAX:
                     break
                 before = page[-1].revision
@@ -266,7 +266,7 @@ class Permitted:
         self._must_have_any(READ)
         found = await self._operations.show(revision)
         if not self._sees_all:
-            summary = self._seen_summary(found.summary)
+            summary = self._seen_change(found.summary)
             if summary is None:
                 raise self._forbidden(f"revision {revision} changes no group that {self._caller.identity} may read")
             seen = [each for each in found.differences if self._sees(each.key.group)]
@@ -288,7 +288,7 @@ class Permitted:
         if revision is None or self._sees_all:
             return revision
         summaries = await self._operations.history(limit=1, before=revision + 1)
-        return revision if summaries and self._seen_summary(summaries[0]) is not None else None
+        return revision if summaries and self._seen_change(summaries[0]) is not None else None
 
     async def must_be_kept(self, after: int) -> None:
         """Raise CompactedError or NotYetError if a watch can't begin after that revision."""
@@ -342,7 +342,7 @@ class Permitted:
         if self._sees_all:
             return found
         seen = (each for each in found.holdings if self._sees(each.group))
-        return _without_reasons(
+        return _naming_missing(
             found, holdings=tuple(each for each in seen if self._is_told(each.group, type_url, name))
         )
 
@@ -365,7 +365,7 @@ class Permitted:
         if not clients:
             await self.node(query.id)  # it may be gone from a group that the caller may read
         told = [await self._operations.seen_client(each, self._sees) for each in clients]
-        return _without_reasons(found, clients=tuple(told), nacks=self._operations.seen_nacks(found.nacks, self._sees))
+        return _naming_missing(found, clients=tuple(told), nacks=self._operations.seen_nacks(found.nacks, self._sees))
 
     async def explain(self, node_id: str, type_url: str, name: str) -> list[Explanation]:
         """Return why a node has a resource, or not; see ``Operations.explain``."""
@@ -384,7 +384,7 @@ class Permitted:
         sees = None if self._sees_all else self._sees
         with self._discreet(), self._admission.lapse_of(self._call) as lapse:
             async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
-                yield found if self._sees_all else _without_reasons(found)
+                yield found if self._sees_all else _naming_missing(found)
 
     async def debts(self) -> Debts:
         """Return what the connected nodes owe, of groups that the caller may read."""
@@ -392,7 +392,7 @@ class Permitted:
         found = await self._operations.debts()
         if self._sees_all:
             return found
-        return _without_reasons(found.of(self._sees))
+        return _naming_missing(found.of(self._sees))
 
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""
@@ -521,10 +521,10 @@ class Permitted:
         seen = (each for each in found.nodes if self._sees(each.group))
         if self._sees_all:
             return replace(found, nodes=tuple(seen), problems=())
-        nodes = tuple(self._operations.seen_summary(each, self._sees) for each in seen)
-        return _without_reasons(found, nodes=nodes, problems=())
+        nodes = tuple(self._operations.seen_node(each, self._sees) for each in seen)
+        return _naming_missing(found, nodes=nodes, problems=())
 
-    def _seen_summary(self, summary: EntrySummary) -> EntrySummary | None:
+    def _seen_change(self, summary: EntrySummary) -> EntrySummary | None:
         groups = tuple(each for each in summary.groups if self._sees(each.group))
         if not groups:
             return None
@@ -547,7 +547,7 @@ SECRETS_AT_ONCE = 100
 """Resources that are searched for secrets in the event loop; more are on a thread."""
 
 
-def _without_reasons(found: M, **changes: Any) -> M:
+def _naming_missing(found: M, **changes: Any) -> M:
     """Return an answer with changes, and with the names alone of the replicas that did not answer."""
     return replace(found, missing_replicas=tuple(map(name_of_missing, found.missing_replicas)), **changes)
 

@@ -12,7 +12,7 @@ from xds.publishing.codec import encode_table
 from xds.publishing.edits import RULES, Edited
 from xds.store.entries import Store
 
-HEADS_MAX = 1_000
+SUMMARIES_MAX = 1_000
 """Heads of the log read at a time."""
 
 
@@ -36,7 +36,7 @@ async def is_newest_of(store: Store, root: Path) -> bool:
     """
     oldest, until = await store.kept()
     while until > oldest:
-        after = max(oldest, until - HEADS_MAX)
+        after = max(oldest, until - SUMMARIES_MAX)
         for summary in reversed(await store.summaries(after, until - after)):
             if summary.author == DIRECTORY and summary.message:
                 return summary.message == _message(root)
