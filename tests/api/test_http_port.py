@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import resource
 import socket
@@ -242,8 +243,42 @@ async def test_headers_that_come_byte_by_byte_are_answered_408(port, first: bool
         sending = asyncio.create_task(trickle(writer, GET * 10))
         answer = await ended(reader)
         assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-        assert answer.endswith(b"the request was not complete in time\n")
+        assert answer.endswith(b'{"error": "the request was not complete in time"}')
         await sending
+        writer.transport.abort()
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("sent", "status", "why"),
+    [
+        (
+            b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"431 Request Header Fields Too Large",
+            "65536 bytes",
+        ),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"x" * 200_000 + b"\r\n\r\n", b"431", "shorten"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400 Bad Request", "not valid HTTP/1.1"),
+        (b"\x16\x03\x01 no HTTP at all\r\n\r\n" * 5_000, b"400", "not valid HTTP/1.1"),
+        (b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", b"400", "not valid HTTP/1.1"),
+    ],
+    ids=["long path", "long header", "no host", "no HTTP", "wrong length"],
+)
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+async def test_what_is_no_request_gets_a_json_answer_that_arrives(
+    port, first: bool, sent: bytes, status: bytes, why: str
+) -> None:
+    async with port(headers_timeout_s=TIMEOUT_S) as port:
+        reader, writer = await port.connect()
+        if not first:
+            writer.write(GET)
+            assert await reader.readline() == HEALTHY
+            await reader.readuntil(b"ok\n")
+        writer.write(sent)
+        head, _, body = (await ended(reader)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert b"content-type: application/json" in head
+        assert why in json.loads(body)["error"]
         writer.transport.abort()
 
 

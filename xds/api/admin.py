@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.address import Address, BindError
-from xds.api.http_port import HttpLimits, HttpServer
+from xds.api.http_port import HEAD_BYTES_MAX, HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
 from xds.limits import LimitHits
 from xds.process.background import Background
@@ -113,6 +113,7 @@ class AdminServer:
             lifespan="off",
             ws="none",
             http="h11",
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -9,6 +9,7 @@ is never cut off for that.
 import asyncio
 import contextlib
 import fcntl
+import json
 import socket
 import ssl
 import sys
@@ -40,7 +41,17 @@ TCPI_BYTES_ACKED = 120
 """The offset of ``tcpi_bytes_acked`` in Linux's ``tcp_info`` (uapi/linux/tcp.h)."""
 CERTIFICATES = "xds.client_certificates"
 """The key, in the state of an ASGI scope, of a client's certificate and the intermediates that came with it (DER)."""
-_408 = b"the request was not complete in time\n"
+HEAD_BYTES_MAX = 64 * 1024
+"""Bytes of a request's line and headers."""
+_STATUSES = {
+    400: (b"Bad Request", "the request is not valid HTTP/1.1"),
+    408: (b"Request Timeout", "the request was not complete in time"),
+    431: (
+        b"Request Header Fields Too Large",
+        f"the request's line and headers are longer than {HEAD_BYTES_MAX} bytes; shorten the path, query or headers",
+    ),
+}
+"""The reason phrase and the text of each answer to a request that reaches no handler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +149,11 @@ class HttpConnection(H11Protocol):
         if request is not None and not request.response_complete:
             request.disconnected = True  # its handler has no client any more
             request.message_event.set()
+        error = sys.exception()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
+            too_long = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+            self._refuse(431 if too_long else 400)
+            self._port.note(self)  # it is cut off if it does not close in time
         else:
             self.transport.close()
 
@@ -200,7 +214,7 @@ class HttpConnection(H11Protocol):
         elif self.is_closing or self.transport.is_closing() or not self._begun:
             self.transport.abort()
         else:
-            self._refuse()
+            self._refuse(408)
             self._port.note(self)  # it is cut off if it does not close in time
 
     @property
@@ -210,15 +224,17 @@ class HttpConnection(H11Protocol):
             return self.conn.our_state is h11.IDLE and bool(self.conn.trailing_data[0])
         return self._request is not None and not self._request.response_started
 
-    def _refuse(self) -> None:
+    def _refuse(self, status: int) -> None:
         self.is_closing = True
         if self._request is not None:
             self._request.disconnected = True  # a handler that reads the body learns that there is no more
             self._request.message_event.set()
-        headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(_408)))]
+        reason, text = _STATUSES[status]
+        body = json.dumps({"error": text}).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         events = (
-            h11.Response(status_code=408, headers=[*headers, ("connection", "close")], reason=b"Request Timeout"),
-            h11.Data(data=_408),
+            h11.Response(status_code=status, headers=headers, reason=reason),
+            h11.Data(data=body),
             h11.EndOfMessage(),
         )
         self.transport.write(b"".join(filter(None, map(self.conn.send, events))))

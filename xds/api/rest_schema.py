@@ -32,6 +32,7 @@ _ERROR_TEXTS = {
     415: "Bodies are JSON, YAML or protobuf",
     421: "The server is not known by the name in Host",
     422: "The content is wrong: every problem, with its resource and field",
+    431: "The request's line and headers are too long",
     503: "The store can't be reached, or the bodies of others take all the room: this request changed nothing",
     504: "It can't be told whether the change was made: send it again with its id",
 }
