@@ -70,6 +70,19 @@ def test_per_type_endpoints_that_do_not_exist_hold_nothing(world: World, variant
     assert client.ack(EDS) == ["RDS #7 r@2"]
 
 
+def test_per_type_endpoints_that_go_while_their_cluster_warms_are_sent_nevertheless(
+    world: World, variant: Variant
+) -> None:
+    """Without them the cluster would warm on, or serve without endpoints, while a route uses it."""
+    client = started(world, variant, per_type=True)
+    swap(world)
+    client.ack(CDS)
+    world.publish(remove=[endpoints("b")])
+    assert client.subscribe(EDS, "b") == ["EDS #6 b@1"]
+    expected = ["EDS #7 -b", "RDS #8 r@2"] if variant is Variant.DELTA else ["RDS #7 r@2"]
+    assert client.ack(EDS) == expected
+
+
 def test_per_type_rejected_endpoints_hold_nothing_more(world: World, variant: Variant) -> None:
     client = started(world, variant, per_type=True)
     swap(world)

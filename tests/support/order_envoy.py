@@ -42,6 +42,8 @@ class Envoy:
     unacked_clusters: deque[tuple[Message, bool]] = field(default_factory=deque)
     rejected: set[str] = field(default_factory=set)
     worked: set[tuple[str, str]] = field(default_factory=set)
+    unreported: set[tuple[str, str, bytes]] = field(default_factory=set)
+    """Listeners and routes that it applied from rejected responses, and does not report to a new server."""
     initial: bool = True
     deferred: bool = False
 
@@ -66,6 +68,21 @@ class Envoy:
                 # A server can't distinguish a client that lost its streams before it had any listener, or this route,
                 # from one with clusters from another source, so it does not hold these back for the clusters.
                 self.links[-1].deliver(now)
+
+    def meet_new_server(self, hub: Hub) -> None:
+        """Lose the streams to a server that knew the client, and note what the new one can't know."""
+        self.hub = hub
+        # A new server does not know which clusters the draining listeners use (docs/ordering.md).
+        self.draining = [(held, until) for held, until in self.draining if not held.names(CDS)]
+        self.unreported = {
+            (type_url, name, held.body)
+            for type_url, resources in ((LDS, self.listeners), (RDS, self.routes))
+            for name, held in resources.items()
+            if all(s.claimed.get(name) != held.version for key, s in self.subscriptions.items() if key[0] == type_url)
+        }
+        for link in self.links:
+            link.open = False
+            link.hub = hub
 
     def _asks_for_firsts(self, wanted: list[tuple[str, str]]) -> bool:
         known = (self.subscriptions[key] for key in wanted if key in self.subscriptions and key[0] in (LDS, RDS))
@@ -239,9 +256,11 @@ class Envoy:
         draining = [(f"draining {held.body!r}", held) for held, _ in self.draining]
         active = [*self.listeners.items(), *draining]
         for name, held in active:
-            found[LDS, name] = found.get((LDS, name), frozenset()) | held.names(CDS)
+            if (LDS, name, held.body) not in self.unreported:
+                found[LDS, name] = found.get((LDS, name), frozenset()) | held.names(CDS)
             for route in held.names(RDS) & set(self.routes):
-                found[RDS, route] = self.routes[route].names(CDS)
+                if (RDS, route, self.routes[route].body) not in self.unreported:
+                    found[RDS, route] = self.routes[route].names(CDS)
         return found
 
     def check(self) -> None:

@@ -9,7 +9,6 @@ is never cut off for that.
 import asyncio
 import contextlib
 import fcntl
-import json
 import socket
 import ssl
 import sys
@@ -23,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from xds.limits import LimitHits
+from xds.reporting.escaping import json_text
 from xds.transport.certificates import intermediates_of
 from xds.transport.tls_failures import OnTlsFailure, failure_of, ignore_failure, peer_text
 
@@ -230,7 +230,7 @@ class HttpConnection(H11Protocol):
             self._request.disconnected = True  # a handler that reads the body learns that there is no more
             self._request.message_event.set()
         reason, text = _STATUSES[status]
-        body = json.dumps({"error": text}).encode()
+        body = json_text({"error": text}).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         events = (
             h11.Response(status_code=status, headers=headers, reason=reason),

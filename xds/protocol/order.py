@@ -396,26 +396,32 @@ class Draft:
 
     def _send_unordered(self, state: TypeState) -> Part | None:
         hold = self._hold_endpoints(state)
-        if (
-            state.type_url == ENDPOINTS
-            and self.warming_endpoints
-            and state.required_names
-            and self.sent_snapshot is not None
-        ):
-            revived = self._gone_meanwhile(state, self.sent_snapshot)
+        if state.type_url == ENDPOINTS and self.sent_snapshot is not None:
+            revived = self._gone_meanwhile(self._warming_names(state), self.sent_snapshot)
             if revived:
-                # Envoy ACKs its clusters only once it has received these, and listeners and routes wait for that ACK.
+                # Without these its clusters stay warming, and listeners and routes wait until they are warm.
                 hold = replace(hold, revived=revived)
         state, _, part = self._respond(state, self.newest, hold)
         if hold.revived:
             self.put(state._replace(dirty=True))
         return part
 
-    def _gone_meanwhile(self, state: TypeState, sent_snapshot: Snapshot) -> tuple[Resource, ...]:
-        """Return the endpoints that warming clusters need and that no longer exist."""
+    def _warming_names(self, state: TypeState) -> frozenset[str]:
+        """Return the endpoints that warming clusters need and that this response is to have."""
+        if not self.per_type:
+            return state.required_names & self.warming_endpoints
+        if not self.has_pending_endpoints():
+            return EMPTY_SET
+        return frozenset(
+            name for name in state.subscription.names.intersection(self.pending_endpoints) if not state.held(name)
+        )
+
+    def _gone_meanwhile(self, names: frozenset[str], sent_snapshot: Snapshot) -> tuple[Resource, ...]:
+        """Return the endpoints of these names that the clusters were sent with and that no longer exist."""
+        if not names:
+            return ()
         before, after = sent_snapshot.view(ENDPOINTS), self.newest.view(ENDPOINTS)
-        required = state.required_names & self.warming_endpoints if before is not after else EMPTY_SET
-        gone = (before.get(name) for name in sorted(required) if after.get(name) is None)
+        gone = (before.get(name) for name in sorted(names) if before is not after and after.get(name) is None)
         return tuple(resource for resource in gone if resource is not None)
 
     def _hold_endpoints(self, state: TypeState) -> Hold:

@@ -282,12 +282,12 @@ class Steps:
             revision=newest.revision,
             is_newest=True,
         )
-        if not response.parts and not before.ordering_idle:
-            return None
         if has_clusters and at_rest and (order.acked_snapshot is not context.newest or order.sent_snapshot is not None):
             order = order._replace(acked_snapshot=context.newest, sent_snapshot=None)
         part = response.parts[0] if response.parts else None
         after = self._with(before, chosen, state, order)
+        if part is None and not (before.ordering_idle and after.settled):
+            return None  # another type may have something to send
         debts = debt_change(before, marks, after)
         return Step(after, part, None, NO_EFFECTS, True, newest, context.soon, marks, debts=debts)
 
