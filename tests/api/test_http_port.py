@@ -127,6 +127,16 @@ def sockets_of(port: int) -> list[str]:
     return [" ".join(line) for line in lines if int(line[1].split(":")[1], 16) == port and line[9] in inodes]
 
 
+async def connected(port: Port, *, first: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a connection for its first request, or for a later one."""
+    reader, writer = await port.connect()
+    if not first:
+        writer.write(GET)
+        assert await reader.readline() == HEALTHY
+        await reader.readuntil(b"ok\n")
+    return reader, writer
+
+
 async def ended(reader: asyncio.StreamReader, within_s: float = 20.0) -> bytes:
     """Return everything received on a connection until its end."""
     async with asyncio.timeout(within_s):
@@ -235,11 +245,7 @@ async def test_a_connection_that_its_client_resets_leaves_nothing(port) -> None:
 @pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
 async def test_headers_that_come_byte_by_byte_are_answered_408(port, first: bool) -> None:
     async with port(headers_timeout_s=TIMEOUT_S) as port:
-        reader, writer = await port.connect()
-        if not first:
-            writer.write(GET)
-            assert await reader.readline() == HEALTHY
-            await reader.readuntil(b"ok\n")
+        reader, writer = await connected(port, first=first)
         sending = asyncio.create_task(trickle(writer, GET * 10))
         answer = await ended(reader)
         assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -269,11 +275,7 @@ async def test_what_is_no_request_gets_a_json_answer_that_arrives(
     port, first: bool, sent: bytes, status: bytes, why: str
 ) -> None:
     async with port(headers_timeout_s=TIMEOUT_S) as port:
-        reader, writer = await port.connect()
-        if not first:
-            writer.write(GET)
-            assert await reader.readline() == HEALTHY
-            await reader.readuntil(b"ok\n")
+        reader, writer = await connected(port, first=first)
         writer.write(sent)
         head, _, body = (await ended(reader)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 " + status)

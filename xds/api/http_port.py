@@ -149,11 +149,10 @@ class HttpConnection(H11Protocol):
         if request is not None and not request.response_complete:
             request.disconnected = True  # its handler has no client any more
             request.message_event.set()
-        error = sys.exception()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            error = sys.exception()  # of h11: uvicorn passes on none of it
             too_long = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
             self._refuse(431 if too_long else 400)
-            self._port.note(self)  # it is cut off if it does not close in time
         else:
             self.transport.close()
 
@@ -215,7 +214,6 @@ class HttpConnection(H11Protocol):
             self.transport.abort()
         else:
             self._refuse(408)
-            self._port.note(self)  # it is cut off if it does not close in time
 
     @property
     def _begun(self) -> bool:
@@ -225,6 +223,7 @@ class HttpConnection(H11Protocol):
         return self._request is not None and not self._request.response_started
 
     def _refuse(self, status: int) -> None:
+        """Answer a request without its handler, with a status of ``_STATUSES``, and end the connection."""
         self.is_closing = True
         if self._request is not None:
             self._request.disconnected = True  # a handler that reads the body learns that there is no more
@@ -241,6 +240,7 @@ class HttpConnection(H11Protocol):
         # Further data is dropped: closing with unread bytes would reset the connection and lose this answer.
         if self.transport.can_write_eof():
             self.transport.write_eof()
+        self._port.note(self)  # it is cut off if it does not close in time
 
     def cut(self) -> None:
         """Close the connection at once, to make room for another."""
