@@ -177,6 +177,21 @@ def test_sotw_stale_nonce_is_ignored(world: World) -> None:
     assert client.ack(EDS) == ["EDS #3 a@3 b@1"]
 
 
+@pytest.mark.parametrize("more", [[], ["c"]])
+def test_sotw_a_name_that_a_stale_request_lacks_is_sent_again_once_it_is_named_again(
+    world: World, more: list[str]
+) -> None:
+    """The client ignores it in the response that is in flight: it did not subscribe to it when that arrived."""
+    world.publish(endpoints("a"), endpoints("b"), endpoints("c"))
+    client = world.client(SOTW)
+    with world.burst():
+        client.subscribe(EDS, "a", "b")
+    client.take()
+    assert client.request(EDS, unsubscribe=["b"], subscribe=more) == []
+    first = client.last(EDS).nonce
+    assert client.request(EDS, subscribe=["b"], nonce=first) == [" ".join(["EDS #2 b@1", *(f"{n}@1" for n in more)])]
+
+
 def test_sotw_stale_nack_is_ignored(world: World) -> None:
     world.publish(endpoints("a"))
     client = world.client(SOTW)

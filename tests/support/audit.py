@@ -78,6 +78,8 @@ class Audit:
         audit.asked = set(missing)
         if subscription.variant is Variant.DELTA:
             audit.sent = dict(subscription.claimed)
+        for name, held in subscription.view.items():
+            audit.history[name].add(held)  # what it returns with, it may go on using once that is removed
         return audit
 
     def check(self, variant: Variant, message: Message, now: float) -> None:

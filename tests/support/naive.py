@@ -215,6 +215,8 @@ class Subscription:
     accepted: str = ""
     explicit: bool = False
     """Whether a SotW client has sent names on this stream: from then on, a request without names means none."""
+    forgotten: set[str] = field(default_factory=set)
+    """Names that a SotW client dropped since it got them: its version still says that it has them."""
 
     def wants(self, name: str) -> bool:
         """Return whether the client has subscribed to a resource, by its name or by an alias."""
@@ -223,6 +225,8 @@ class Subscription:
     def begin(self, *, legacy: bool = False) -> None:
         """Send the first request on a link. ``legacy``: an empty list of names stands for the wildcard."""
         self.nonce = ""
+        if self.forgotten & self.names or (self.forgotten and self.wildcard):
+            self.accepted = ""  # docs/protocol.md#initial-resource-versions: what no server can know
         named = sorted(self.names)
         if self.wildcard and not (legacy and not named):
             named.insert(0, "*")
@@ -245,6 +249,7 @@ class Subscription:
         self.names = (self.names | added) - dropped - {"*"}
         for name in [name for name in self.view if not self.wants(name)]:
             del self.view[name]
+            self.forgotten.add(name)
         for known in (self.claimed, self.doubtful):
             for name in [name for name in known if not self.wants(name)]:
                 del known[name]
@@ -276,6 +281,7 @@ class Subscription:
             self.view.pop(name, None)
         for name in message.names:
             self.doubtful.pop(name, None)
+        self.forgotten = {name for name in {*self.forgotten, *message.names} if name not in self.view}
         if self.variant is Variant.DELTA:
             self.claimed |= {name: held.version for name, held in news.items()}
             for name in message.removed:

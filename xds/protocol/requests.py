@@ -406,6 +406,19 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned,
     return state.require(added)._replace(response_due=True) if added else state
 
 
+def drop_stale_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned) -> TypeState:
+    """Drop what a later SotW request with a stale nonce no longer names: the client ignores it in what is under way.
+
+    What such a request names in addition is left to the request with the newest nonce, which names it again.
+    """
+    before, names = state.subscription, _requested(request)
+    if not names and not state.explicit:
+        return state
+    state = state._replace(explicit=True)
+    after = interned.subscriptions.get(before.wildcard and WILDCARD in names, names & before.names)
+    return state if after is before else state.change_subscription(after, interned.unsent)
+
+
 def _requested(request: DiscoveryRequest) -> set[str]:
     names = set(request.resource_names)
     names.update(locator.name for locator in request.resource_locators)

@@ -36,6 +36,7 @@ from xds.protocol.requests import (
     changes_subscription,
     check_new_type,
     check_size,
+    drop_stale_sotw,
     error_of,
     reports_versions,
     type_of,
@@ -140,9 +141,9 @@ class Steps:
             if named:
                 state = draft.put(change_delta(state, request, self._rules.interned))
         else:
-            answered, is_stale = _answer_sotw(draft, state, request, self._rules)
+            answered = _answer_sotw(draft, state, request, self._rules)
             state = draft.states[kind]
-            named = state.subscription is not subscription and not is_stale
+            named = state.subscription is not subscription
         names = len(subscription.names) + len(state.required_names) + len(state.subscription.names) if named else 0
         watched: tuple[SubscriptionChange, ...] = ()
         if named:
@@ -402,17 +403,16 @@ def _answer_delta(draft: Draft, state: TypeState, request: DeltaDiscoveryRequest
     return draft.take_answer(state, part, error) if part is not None else None
 
 
-def _answer_sotw(
-    draft: Draft, state: TypeState, request: DiscoveryRequest, rules: Rules
-) -> tuple[Answered | None, bool]:
-    """Apply a SotW request; return the answer in it, and whether the rest of the request is stale."""
+def _answer_sotw(draft: Draft, state: TypeState, request: DiscoveryRequest, rules: Rules) -> Answered | None:
+    """Apply a SotW request; return the answer in it."""
     nonce, error, version = request.response_nonce, error_of(request), request.version_info
     heartbeat = state.heartbeat
     renewal = bool(heartbeat.nonce) and nonce == heartbeat.nonce
     part = state.find(nonce) if nonce else None
     if nonce != state.nonce and not renewal:
-        # The names are stale: the client sends them again with the current nonce.
-        return (draft.take_answer(state, part, error, version) if part is not None else None), True
+        answered = draft.take_answer(state, part, error, version) if part is not None else None
+        draft.put(drop_stale_sotw(draft.states[state.kind], request, rules.interned))
+        return answered
     outstanding = state.outstanding
     expected = outstanding is not None or (renewal and heartbeat.unanswered)
     repeated = not expected and error is None and bool(state.nonce)
@@ -423,4 +423,4 @@ def _answer_sotw(
     if answered is None and renewal and heartbeat.unanswered and error is not None:
         answered = draft.take_rejected_renewal(state, error)
     draft.put(change_sotw(draft.states[state.kind], request, rules.interned, repeated=repeated))
-    return answered, False
+    return answered
