@@ -1,7 +1,7 @@
 """Removals in a rejected response are repeated in the next response of their type, never in one of their own."""
 
 import pytest
-from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, listener, resource, static
+from support.encoded import CDS, EDS, LDS, OTHER, RDS, SDS, TYPES, VHDS, listener, resource, static
 from support.hubs import DELTA, SOTW, Client, World
 
 BY_NAME = (EDS, RDS)
@@ -96,6 +96,22 @@ def test_a_listener_whose_rejected_removal_is_accepted_drains(world: World) -> N
     assert (client.take(), "a" in client.held[CDS]) == ([], True)
     world.advance(2)
     assert client.take()[-1].endswith(" -a")
+
+
+def test_a_virtual_host_whose_rejected_removal_is_accepted_uses_no_cluster(world: World) -> None:
+    """It is gone at once, other than a route configuration; before, every cluster was kept for ever, as by any route."""
+    world.publish(static("a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(VHDS, "r/none")
+    client.nack(VHDS)
+    again = client.reconnect(CDS)
+    again.subscribe(VHDS, "r/none")
+    again.ack_all()
+    world.publish(remove=[static("a")])
+    world.advance(30)
+    assert again.take() == ["CDS #3 -a"]
 
 
 def test_sotw_responses_have_all_resources_so_no_removal_is_repeated(world: World) -> None:

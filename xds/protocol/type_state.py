@@ -571,9 +571,10 @@ class TypeState(NamedTuple):
         if self.kind.stage is Stage.LISTENERS:
             ending = end_draining_by(self.draining, names, drained_at)
             return self._replace(draining=ending, drain_at=min(self.drain_at, drained_at))
-        # A draining listener may use a removed route that is still subscribed.
-        removed = {name for name in names & self.subscription.names if self.held(name) is None}
-        return self._replace(draining=without_draining(self.draining, names - removed))
+        if self.kind.policy.missing is Missing.SILENT:
+            # A draining listener may use a removed route that is still subscribed.
+            names -= {name for name in names & self.subscription.names if self.held(name) is None}
+        return self._replace(draining=without_draining(self.draining, names))
 
     def _reject(self, part: Part, message: str, since: int) -> "TypeState":
         """Apply a NACK: Envoy may have applied any part of the rejected message.
