@@ -374,32 +374,37 @@ def test_sotw_routes_of_a_client_that_asks_for_fewer_than_its_version_had_keep_t
     assert clusters_sent([str(message) for message in again.messages])[-1] == "b@1"
 
 
-@pytest.mark.parametrize("secret", [False, True], ids=["warms on endpoints", "warms on a secret"])
-def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_return(world: World, secret: bool) -> None:
+@pytest.mark.parametrize(
+    "on", [EDS, SDS, None], ids=["warms on endpoints", "warms on a secret", "warms on a health check"]
+)
+def test_routes_wait_for_clusters_that_their_client_is_yet_to_ask_for_on_its_return(
+    world: World, on: str | None
+) -> None:
     """While a cluster warms, an Envoy that reconnects requests all types but clusters
     (docs/envoy-behaviour.md#reconnect-while-warming).
 
     This does not mean that it gets its clusters elsewhere: it requested them on its last stream.
     """
-    on = (SDS, "x") if secret else (EDS, "x")
+    needs = [(on, "x")] if on else []
     world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
     client = holding(world, DELTA, routes=["r"])
-    warming = resource(CDS, "c", refers=(Reference(*on),))
-    world.publish(warming, resource(*on), route("r", 2, "c"), remove=[static("b")])
-    client.subscribe(*on)
+    warming = resource(CDS, "c", refers=tuple(Reference(*one) for one in needs))
+    world.publish(warming, *(resource(*one) for one in needs), route("r", 2, "c"), remove=[static("b")])
+    for one in needs:
+        client.subscribe(*one)
     client.close()
     again = world.client(connection="another")
     with world.burst():
-        if not secret:
+        if on == EDS:
             again.request(EDS, subscribe=["x"])
         again.request(LDS, have={"l": "1"})
         again.request(RDS, subscribe=["r"], have={"r": "1"})
-        if secret:
+        if on == SDS:
             again.request(SDS, subscribe=["x"])
-    said = again.take() + again.ack(on[0])
+    said = again.take() + (again.ack(on) if on else [])
     world.advance(HOLD_S - 1)
     said += again.take()
-    assert [line.split(" ", 2)[2] for line in said] == ["x@1"]
+    assert [line.split(" ", 2)[2] for line in said] == [name + "@1" for _, name in needs]
     said = again.request(CDS, have={"b": "1", "c": "1"}) + again.ack_all()
     assert [line.split(" ", 2)[2] for line in said if not line.startswith("EDS")] == ["r@2", "-b"]
 

@@ -99,7 +99,7 @@ def test_a_listener_whose_rejected_removal_is_accepted_drains(world: World) -> N
 
 
 def test_a_virtual_host_whose_rejected_removal_is_accepted_uses_no_cluster(world: World) -> None:
-    """It is gone at once, other than a route configuration; before, every cluster was kept for ever, as by any route."""
+    """It is gone at once, unlike a route configuration. Before, every cluster was kept for ever."""
     world.publish(static("a"))
     client = world.client()
     client.subscribe(CDS)

@@ -271,11 +271,11 @@ class DrainingNodes:
     def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
         """Record the draining resources of a type when its stream ends.
 
-        A listener whose replacement was never answered drains until ``drained_at``. For clusters that were not answered
-        and may wait for a secret, ``ANY_CLUSTER`` is recorded: Envoy may use older versions of them, and subscribes to
-        clusters last when it reconnects (docs/envoy-behaviour.md#reconnect-while-warming).
+        A listener whose replacement was never answered drains until ``drained_at``. For clusters that were not
+        answered, and so may be warming, ``ANY_CLUSTER`` is recorded: Envoy may use older versions of them, and
+        subscribes to clusters last when it reconnects (docs/envoy-behaviour.md#reconnect-while-warming).
         """
-        if state.kind.stage is Stage.CLUSTERS and any(part.has_secrets for part in state.in_flight):
+        if state.kind.stage is Stage.CLUSTERS and any(part.upserts for part in state.in_flight):
             self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
         if not state.draining or not state.kind.is_routing:
             return
@@ -319,7 +319,7 @@ class DrainingNodes:
         return node_key(node) in self._by_node
 
     def warms(self, node: Node) -> bool:
-        """Say whether a node's last stream ended with unanswered clusters that may wait for a secret."""
+        """Say whether a node's last stream ended with unanswered clusters, which may be warming."""
         return bool(self.of(node, CLUSTER))
 
     def entries(self) -> Iterator[HistoryEntry]:

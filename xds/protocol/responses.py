@@ -17,7 +17,7 @@ from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryRespons
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
-from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
+from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import EMPTY_SET, Diff, Overrides, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
@@ -67,7 +67,6 @@ class Part:
     _still_used: Draining | None = field(init=False, default=None)
     _had_before: Overrides | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
-    _has_secrets: bool | None = field(init=False, default=None)
     _content_key: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -125,13 +124,6 @@ class Part:
                 found[name] = found.get(name, EMPTY_SET) | {cluster}
             self._clusters_of_endpoints = Map(found)
         return self._clusters_of_endpoints
-
-    @property
-    def has_secrets(self) -> bool:
-        """Whether a resource in the message refers to a secret."""
-        if self._has_secrets is None:
-            self._has_secrets = any(one.type_url == SECRET for each in self.upserts for one in each.references)
-        return self._has_secrets
 
     @property
     def versions(self) -> Mapping[str, str]:

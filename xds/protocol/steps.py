@@ -54,7 +54,7 @@ class History(NamedTuple):
     draining: Draining = NOTHING_DRAINS
     """Older versions that the node may still use."""
     warms: bool = False
-    """Clusters of the node, which may wait for secrets, were not answered when its last stream ended."""
+    """Clusters of the node, which may be warming, were not answered when its last stream ended."""
 
 
 NO_HISTORY = History()
@@ -355,8 +355,8 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, 
 
     - On ADS the first request of all is for endpoints: the stream of this Envoy broke while its clusters warmed. The
       versions that it reports are older than the broken stream. Returns True: they must be ignored.
-    - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may wait for
-      secrets (``warms``).
+    - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may be warming
+      without endpoints to ask for (``warms``): they wait for secrets or health checks.
     - On a per-type stream a request for listeners or routes reports versions.
 
     They do not apply to gRPC's client, which requests types in any order and warms no clusters.
