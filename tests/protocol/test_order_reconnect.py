@@ -314,3 +314,21 @@ def test_reconnect_what_a_dead_stream_is_sent_does_not_replace_what_drains(world
     world.advance(60)
     again.ack_all()
     assert "c" in again.held[CDS], "the second version drains"
+
+
+def test_reconnect_sotw_without_a_version_of_rejected_routes_keeps_every_cluster(world: World) -> None:
+    """The client may have applied them, although it never accepted a version of routes that it could report."""
+    world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    client.subscribe(RDS, "r")
+    client.nack(RDS)
+    client.close()
+    world.publish(listener("m", 1, clusters="b"), remove=[static("a"), listener("l", routes="r"), route("r", 1, "a")])
+    again = client.reconnect()
+    assert [line.split(" ", 2)[2] for line in again.ack_all()] == ["m@1"]
+    world.advance(3_600)
+    assert again.take() == []
+    assert again.unsubscribe(RDS, "r")[-1].endswith(" b@1")

@@ -351,8 +351,10 @@ def begin_sotw(
         sent = response_cache.recall(state.type_url, version, state.subscription)
         if sent is not None:
             return _with_nacked(state._replace(view=sent.view, overrides=sent.overrides), interned, nacked)
-    if version:
+    if version or (nacked and state.is_full_state):
         state = _with_unknown_content(state, names, interned, view)
+    if not state.is_full_state:
+        state = _with_nacked(state, interned, nacked)  # it may have them, although it never accepted a version
     return state._replace(required_names=frozenset(names) - {WILDCARD}, response_due=not state.subscription.nothing)
 
 
@@ -371,7 +373,7 @@ def _with_nacked(state: TypeState, interned: Interned, nacked: frozenset[str]) -
 
 
 def _with_unknown_content(state: TypeState, names: Iterable[str], interned: Interned, view: View) -> TypeState:
-    """Return the state of a client that reported a version whose resources are unknown.
+    """Return the state of a client whose resources are unknown: it reported another version, or only rejected some.
 
     The client may use listeners and routes that no longer exist: such listeners drain once the client has answered the
     first response, and such routes are used while they are subscribed.
