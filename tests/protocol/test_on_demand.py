@@ -1,5 +1,6 @@
 """ODCDS, VHDS, locators, ``xdstp://`` (docs/protocol.md#on-demand-clusters to docs/protocol.md#xdstp)."""
 
+import pytest
 from support.encoded import CDS, EDS, RDS, VHDS, cluster, endpoints, resource, route, static, virtual_host
 from support.hubs import SOTW, Client, World
 
@@ -240,6 +241,23 @@ def test_vhds_reported_version_found_by_its_alias_survives_another_subscription(
     assert client.take() == ["CDS #1 a@1"]
     assert client.subscribe(VHDS, "r1/bar.com") == []
     assert client.ack(CDS) == ["VHDS #2 r1/bar.com@1 r1/vh@2 alias=r1/foo.com"]
+
+
+@pytest.mark.parametrize("more", [[], ["r1/bar.com"]], ids=["", "and subscribes to another"])
+def test_vhds_host_found_by_its_alias_that_was_rejected_is_removed_on_return(world: World, more: list[str]) -> None:
+    """The client may have it, although it does not report it."""
+    host = virtual_host("r1/vh", aliases=("r1/foo.com",))
+    world.publish(host)
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.nack(VHDS)
+    if more:
+        client.subscribe(VHDS, *more)
+    client.close()
+    world.publish(remove=[host])
+    again = world.client(connection="another")
+    again.subscribe(VHDS, "r1/foo.com")
+    assert again.last(VHDS).removed == ("r1/vh",)
 
 
 # --- Locators ------------------------------------------------------------------------------------------------------

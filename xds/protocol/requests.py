@@ -263,7 +263,7 @@ def _held_differently(
         if name not in versions:
             overrides[name] = None
     for name in nacked.difference(versions):
-        if state.subscription.wants(name):
+        if may_want(state, name):
             overrides[name] = initial_versions.get(
                 state.type_url, name, ""
             )  # it may have the resource although it does not report it
@@ -279,6 +279,11 @@ def _held_differently(
         ):
             overrides[name] = initial_versions.get(state.type_url, name, version)
     return NO_OVERRIDES.update(overrides) if overrides else NO_OVERRIDES
+
+
+def may_want(state: TypeState, name: str) -> bool:
+    """Say whether a client may be subscribed to a name that it rejected: a virtual host's may be wanted by an alias."""
+    return state.subscription.wants(name) or state.type_url == VIRTUAL_HOST
 
 
 def changes_subscription(request: DeltaDiscoveryRequest) -> bool:

@@ -38,6 +38,7 @@ from xds.protocol.requests import (
     check_size,
     drop_stale_sotw,
     error_of,
+    may_want,
     reports_versions,
     type_of,
 )
@@ -379,7 +380,7 @@ def _with_history(state: TypeState, history: History, context: StepContext, drai
     else:
         names = state.subscription.names
         left = without_draining(left, [name for name in left if name not in names or state.held(name) is not None])
-    wanted = NameSet.of(name for name in history.nacked.names if state.subscription.wants(name))
+    wanted = NameSet.of(name for name in history.nacked.names if may_want(state, name))
     return state._replace(nacked_names=wanted).add_draining(left)
 
 

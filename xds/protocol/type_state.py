@@ -322,12 +322,12 @@ class TypeState(NamedTuple):
         for name in [name for name in overrides if not self._wants_still(subscription, name)]:
             overrides = overrides.delete(name)
         if self.nacked_names is not NO_NAMES:
-            changes["nacked_names"] = _without_unwanted(self.nacked_names, subscription)
+            changes["nacked_names"] = self._still_wanted(self.nacked_names, subscription)
             changes["last_accepted"] = Map(
                 {name: held for name, held in self.last_accepted.items() if subscription.wants(name)}
             )
         if self.nacked_removals is not NO_NAMES:
-            changes["nacked_removals"] = _without_unwanted(self.nacked_removals, subscription)
+            changes["nacked_removals"] = self._still_wanted(self.nacked_removals, subscription)
         if self.rejected_at and self._replace(**changes).is_trusted:  # type: ignore[arg-type]
             changes["rejected_at"] = 0
         if self.draining:
@@ -345,6 +345,9 @@ class TypeState(NamedTuple):
         if self.view is not None and target is not None and wants(subscription, self.view, target):
             return True
         return held is not None and not subscription.names.isdisjoint(held.aliases)
+
+    def _still_wanted(self, names: NameSet, subscription: Subscription) -> NameSet:
+        return names.difference(NameSet.of(name for name in names.names if not self._wants_still(subscription, name)))
 
     # --- Responses ---------------------------------------------------------------------------------------------------
 
@@ -583,9 +586,10 @@ class TypeState(NamedTuple):
         """
         names, subscription = part.name_set, self.subscription
         if not subscription.open_ended and not subscription.names.issuperset(names.names):
-            names = NameSet.of(
-                subscription.names.intersection(names.names)
-            )  # the client has unsubscribed from the others
+            # The client has unsubscribed from the others.
+            sent = (*part.upserts, *part.replaced)
+            by_alias = [each.name for each in sent if not subscription.names.isdisjoint(each.aliases)]
+            names = NameSet.of(subscription.names.intersection(names.names).union(by_alias))
         rejected_at = min(self.rejected_at or since or EVERYTHING, since or EVERYTHING)
         state = self._replace(nacked_names=self.nacked_names.union(names), rejected_at=rejected_at)
         if self.kind.variant is Variant.DELTA:
@@ -691,7 +695,3 @@ _HELD, _SENT, _ANSWERED = (TypeState._fields.index(name) for name in ("view", "r
 def _unknown_version(type_url: str, name: str) -> Resource:
     """Return a resource without a body and version, for an unknown version."""
     return Resource(type_url=type_url, name=name, version="", encoded=b"")
-
-
-def _without_unwanted(names: NameSet, subscription: Subscription) -> NameSet:
-    return names.difference(NameSet.of(name for name in names.names if not subscription.wants(name)))
