@@ -166,29 +166,35 @@ Change = tuple[Debt, Debt]
 
 
 class Run:
-    """Equal changes, or equal ACKs, of clients of one group, one after the other, that are not counted yet.
+    """Equal changes, or equal ACKs, of clients of one group, within a short time, that are not counted yet.
 
     The hub adds an ACK by ``count += 1``: a call would cost as much as the rest of what an ACK costs.
     """
 
     __slots__ = ("answered", "at", "change", "count", "group", "until")
 
-    def __init__(self) -> None:
-        self.answered: object = None
+    def __init__(self, group: str, change: Change | None, answered: object, at: float, until: float) -> None:
+        self.answered = answered
         """What the ACKs answer, compared by identity; None for other changes."""
-        self.change: Change | None = None
-        self.group = ""
+        self.change = change
+        self.group = group
         self.count = 0
-        self.at = self.until = 0.0
+        self.at = at
+        self.until = until
+
+
+RUNS_MAX = 32
+"""Different changes and ACKs that are counted at once."""
 
 
 class Convergence:
     """The numbers of clients by group and debt.
 
-    The clients of a fleet take the same step one after the other: equal changes in a row are counted as one.
+    The clients of a fleet take the same step one after the other, and those that connect take the same few: equal
+    changes within a short time are counted as one.
     """
 
-    __slots__ = ("_groups", "_on_accepted", "_on_acks", "run")
+    __slots__ = ("_groups", "_no_run", "_on_accepted", "_on_acks", "_runs", "_until", "run")
 
     def __init__(
         self,
@@ -203,20 +209,22 @@ class Convergence:
         self._on_accepted = on_accepted
         self._on_acks = on_acks
         self._groups: dict[str, dict[Debt, int]] = {}
-        self.run = Run()
-        """What was counted last. Always the same object."""
+        self._runs: dict[tuple[int, int, str], Run] = {}
+        """By the identities of the change and of what is answered, which a run holds, and the group."""
+        self._until = 0.0
+        self._no_run = Run("", None, None, 0.0, 0.0)
+        self.run = self._no_run
+        """The run that was counted last, or one that is over."""
 
     def add(self, group: str, debt: Debt) -> None:
         """Count a client."""
-        self.flush()
-        counts = self._groups.setdefault(group, {})
-        counts[debt] = counts.get(debt, 0) + 1
+        _add(self._groups.setdefault(group, {}), debt, 1)
 
     def remove(self, group: str, debt: Debt) -> None:
         """Count a client no more."""
         self.flush()
         counts = self._groups[group]
-        _subtract(counts, debt, 1)
+        _add(counts, debt, -1)
         if not counts:
             del self._groups[group]
 
@@ -229,11 +237,20 @@ class Convergence:
             self.begin(group, change, now)
 
     def begin(self, group: str, change: Change | None, now: float, answered: object = None) -> None:
-        """Count the first of several equal changes or ACKs in a row."""
-        self.flush()
-        run = self.run
-        run.answered, run.change, run.group, run.count = answered, change, group, 1
-        run.at, run.until = now, now + RUN_S
+        """Count a change, an ACK, or both, that is another one than the last."""
+        if now >= self._until or len(self._runs) >= RUNS_MAX:
+            self.flush()
+            self._until = now + RUN_S
+        key = (id(change), id(answered), group)
+        run = self._runs.get(key)
+        if run is None:
+            run = self._runs[key] = Run(group, change, answered, now, self._until)
+        run.count += 1
+        self.run = run
+
+    def interrupt(self) -> None:
+        """Have ``begin`` called for the next one, also if it is equal to the last."""
+        self.run = self._no_run
 
     def move(self, group: str, before: Debt, after: Debt, now: float, count: int = 1) -> None:
         """Count that the debt of ``count`` clients changed."""
@@ -242,21 +259,22 @@ class Convergence:
 
     def _move(self, group: str, before: Debt, after: Debt, now: float, count: int) -> None:
         counts = self._groups[group]
-        _subtract(counts, before, count)
-        counts[after] = counts.get(after, 0) + count
+        _add(counts, before, -count)
+        _add(counts, after, count)
         lacked, lacks = before.oldest, after.oldest
         if lacked > EVERYTHING and (not lacks or lacks > lacked):
             self._on_accepted(group, lacked, now, count)
 
     def flush(self) -> None:
-        """Count the changes in a row that are not counted yet."""
-        run = self.run
-        count, change, answered = run.count, run.change, run.answered
-        run.count, run.change, run.answered = 0, None, None
-        if count and change is not None:
-            self._move(run.group, *change, run.at, count)
-        if count and answered is not None:
-            self._on_acks(answered, run.group, count)
+        """Count the changes and ACKs that are not counted yet."""
+        if not self._runs:
+            return
+        runs, self._runs, self.run = self._runs, {}, self._no_run
+        for run in runs.values():
+            if run.change is not None:
+                self._move(run.group, *run.change, run.at, run.count)
+            if run.answered is not None:
+                self._on_acks(run.answered, run.group, run.count)
 
     def counts(self) -> dict[str, dict[Debt, int]]:
         """Return the numbers of clients by group and debt."""
@@ -269,10 +287,11 @@ class Convergence:
         return acceptance(self._groups.get(group, {}), revision)
 
 
-def _subtract(counts: dict[Debt, int], debt: Debt, count: int) -> None:
-    left = counts[debt] - count
-    if left:
-        counts[debt] = left
+def _add(counts: dict[Debt, int], debt: Debt, count: int) -> None:
+    """Add clients, or take them away. Between runs that are counted one after the other there may be less than none."""
+    total = counts.get(debt, 0) + count
+    if total:
+        counts[debt] = total
     else:
         del counts[debt]
 

@@ -33,7 +33,7 @@ from xds.protocol.client_state import (
 )
 from xds.protocol.convergence import EVERYTHING, NO_DEBT, Acceptance, Convergence, Debt
 from xds.protocol.diff import Interned
-from xds.protocol.draining import NOTHING_DRAINS, merge_draining
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.inspection import Inspector
 from xds.protocol.measures import NOBODY, Commits, Measures
@@ -81,15 +81,26 @@ Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
 
 
 class _Cohort:
-    """Deliveries of one part to clients of one group that are not counted yet; ``state`` is one that they have then."""
+    """Deliveries of one part to clients of one group that are not counted yet; ``state`` is one that they have then.
 
-    __slots__ = ("count", "group", "part", "state")
+    ``at``: when the revision that the part brings was committed, None if it brings none, as to clients that have just
+    come.
+    """
 
-    def __init__(self) -> None:
-        self.part: Part | None = None
-        self.state: ClientState | None = None
-        self.group = ""
+    __slots__ = ("at", "count", "group", "part", "state")
+
+    def __init__(self, part: Part | None, group: str, state: ClientState | None, at: float | None) -> None:
+        self.part = part
+        self.group = group
+        self.state = state
+        self.at = at
         self.count = 0
+
+
+COHORTS_MAX = 16
+"""Different parts that are counted at once."""
+COHORTS_S = 0.05
+"""How long deliveries of parts that bring no revision wait to be counted."""
 
 
 class Hub:
@@ -159,7 +170,10 @@ class Hub:
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._cohort, self._run = _Cohort(), self._convergence.run
+        self._cohort = _Cohort(None, "", None, None)
+        self._cohorts: dict[tuple[int, int, str], _Cohort] = {}
+        """By the identities of the part and the state, which a cohort holds, and the group."""
+        self._cohorts_until = NEVER
         self._syncing: dict[Session, float] = {}
 
     # --- Streams -----------------------------------------------------------------------------------------------------
@@ -167,14 +181,14 @@ class Hub:
     @property
     def counters(self) -> Counters:
         """Totals since the process started."""
-        self._count_cohort()
+        self._count_cohorts()
         self._convergence.flush()
         return self._counters
 
     @property
     def measures(self) -> Measures:
         """What was counted by group and type, and measured, since the last ``take_measures``."""
-        self._count_cohort()
+        self._count_cohorts()
         self._convergence.flush()
         self._measures.count_looked_up(*self.response_cache.take_counts())
         return self._measures
@@ -301,7 +315,7 @@ class Hub:
             return False
         after = session.client_state = step.after
         after.arrivals += 1
-        run = self._run
+        run = self._convergence.run
         if step.acked is run.answered and session.group is run.group and now < run.until:
             run.count += 1
         else:
@@ -312,7 +326,7 @@ class Hub:
         """Count an ACK that is another one than the last, the first of several equal ones, or one that syncs."""
         self._convergence.begin(session.group, step.debts, now, step.acked)
         if self._note_sync(session, step, now):
-            self._convergence.flush()  # so that each of the same is noted
+            self._convergence.interrupt()  # so that each of the same is noted
 
     def _count_acks(self, answered: object, group: str, count: int) -> None:
         """Count equal ACKs in a row."""
@@ -559,7 +573,8 @@ class Hub:
     def advance_clock(self, now: float) -> float:
         """Advance the coarse clock to ``now``; return its next tick."""
         if now != self._now:
-            self._count_cohort()
+            if now >= self._cohorts_until:
+                self._count_cohorts()
             self._now = now
         if now < self._soon:
             return self._soon
@@ -783,7 +798,7 @@ class Hub:
             self._timers.set(session, after.next_at)
         cohort = self._cohort
         if part is not cohort.part or session.group is not cohort.group:
-            self._begin_cohort(part, session.group, after)
+            cohort = self._begin_cohort(part, session.group, after)
         cohort.count += 1
         return part
 
@@ -793,24 +808,30 @@ class Hub:
             self._begin_cohort(part, group, after)
         self._cohort.count += 1
 
-    def _begin_cohort(self, part: Part, group: str, after: ClientState) -> None:
-        self._count_cohort()
-        cohort = self._cohort
-        cohort.part, cohort.group, cohort.state = part, group, after
+    def _begin_cohort(self, part: Part, group: str, after: ClientState) -> _Cohort:
+        key = (id(part), id(after), group)
+        cohort = self._cohorts.get(key)
+        if cohort is None:
+            if len(self._cohorts) >= COHORTS_MAX:
+                self._count_cohorts()
+            at = self._commits.at(after.sent_since(part))
+            cohort = self._cohorts[key] = _Cohort(part, group, after, at)
+            # The time that a revision took is that of its deliveries: they are counted once the clock moves on.
+            self._cohorts_until = min(self._cohorts_until, self._now if at is not None else self._now + COHORTS_S)
+        self._cohort = cohort
+        return cohort
 
-    def _count_cohort(self) -> None:
-        """Count the deliveries of one part to a cohort at once: counting each would cost as much as the delivery."""
-        cohort = self._cohort
-        part, count, state = cohort.part, cohort.count, cohort.state
-        if part is None or state is None:
-            return
-        cohort.part, cohort.count, cohort.state = None, 0, None
-        self._counters.count(part, count)
-        measures = self._measures
-        measures.of(cohort.group, part.type_url).count_sent(part, count)
-        at = self._commits.at(state.sent_since(part))
-        if at is not None:
-            measures.sent.observe(self._now - at, count)
+    def _count_cohorts(self) -> None:
+        """Count the deliveries of a part to a cohort at once: counting each would cost as much as the delivery."""
+        cohorts, self._cohorts, self._cohorts_until = self._cohorts, {}, NEVER
+        self._cohort = _Cohort(None, "", None, None)
+        for cohort in cohorts.values():
+            part, count = cohort.part, cohort.count
+            assert part is not None
+            self._counters.count(part, count)
+            self._measures.of(cohort.group, part.type_url).count_sent(part, count)
+            if cohort.at is not None:
+                self._measures.sent.observe(self._now - cohort.at, count)
 
     def evict_idle(self) -> None:
         """Drop cache entries that were not used recently. To be called regularly."""

@@ -141,18 +141,18 @@ class Dispatcher:
         self, variant: Variant, sink: Sink, *, type_url: str = "", connection: str = "", peer: Peer = ANONYMOUS
     ) -> Stream:
         """Register a new stream of a client. Raises StreamRefusedError (UNAVAILABLE) if there is no room for it now."""
-        self._shed_past_capacity(len(self._sinks), peer, sink.peer_address)
+        self._shed_past_capacity(len(self._sinks), peer, sink)
         stream = self.hub.open(variant, type_url=type_url, connection=connection, peer=peer)
         self._sinks[stream] = stream.owner = sink
         return stream
 
-    def _shed_past_capacity(self, others: int, peer: Peer, address: str) -> None:
+    def _shed_past_capacity(self, others: int, peer: Peer, sink: Sink) -> None:
         waited_s = self._loop.time() - self._cold_since if self._cold else 0.0
         try:
             self.admission.check(others, len(self._cold), waited_s)
         except StreamRefusedError as shed:
             self.admission.hits.add(shed.limit)
-            status, identity = shed.status.name, peer.identity
+            status, identity, address = shed.status.name, peer.identity, sink.peer_address
             event = Refused(node_id="", status=status, message=shed.message, identity=identity, address=address)
             self._on_event(event)
             raise
@@ -168,7 +168,7 @@ class Dispatcher:
         hub = self.hub
         new = stream.session is None
         if new and self._cold:  # many may have been opened before the first of them asked
-            self._shed_past_capacity(len(self._sinks) - 1, stream.peer, stream.address)
+            self._shed_past_capacity(len(self._sinks) - 1, stream.peer, self._sinks[stream])
         try:
             return hub.receive(stream, data, self._loop.time())
         except StreamRefusedError as refusal:
