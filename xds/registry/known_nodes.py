@@ -98,7 +98,7 @@ class _Record:
     def size_bytes(self) -> int:
         place = self.locality
         texts = (self.id, self.group, self.cluster, self.address, self.user_agent, self.left_because, *self.identity)
-        return RECORD_BYTES + sum(map(_bytes_of, (*texts, place.region, place.zone, place.sub_zone)))
+        return RECORD_BYTES + _bytes_of("".join((*texts, place.region, place.zone, place.sub_zone)))
 
     def known(self, now_ms: int) -> KnownNode:
         is_connected = self.process is not None
@@ -282,10 +282,11 @@ class KnownNodes:
         if record is None:
             record = _Record(event.id, "", "", "", (), "", event.locality, event.at_ms, event.at_ms)
             _describe(record, event, self._share)
-            if not self._make_room(record.size_bytes):
+            size = record.size_bytes
+            if not self._make_room(size):
                 return older
             self._records[record.id] = record
-            self._bytes += record.size_bytes
+            self._bytes += size
         else:
             if record.process is not None:
                 older = [Place(record.process, record.session, record.group, record.address)]
@@ -556,6 +557,8 @@ class KnownNodes:
 
     def _share(self, value: Shared) -> Shared:
         """Return an equal value that other records have: groups, versions and localities repeat."""
+        if (known := self._shared.get(value)) is not None:
+            return cast("Shared", known)
         if _characters_of(value) > SHARED_CHARACTERS_MAX:
             return value
         if len(self._shared) >= SHARED_MAX:
