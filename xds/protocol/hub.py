@@ -33,10 +33,10 @@ from xds.protocol.client_state import (
 )
 from xds.protocol.convergence import EVERYTHING, NO_DEBT, Acceptance, Convergence, Debt
 from xds.protocol.diff import Interned
-from xds.protocol.draining import NEVER, NOTHING_DRAINS, merge_draining
+from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.inspection import Inspector
-from xds.protocol.measures import NOBODY, Commits, Measures
+from xds.protocol.measures import NOBODY, Cohort, Cohorts, Commits, Measures
 from xds.protocol.nack_history import NackHistory
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
 from xds.protocol.order import Rules, StepContext
@@ -78,29 +78,6 @@ def _without_secrets(whole: Snapshot) -> Snapshot:
 
 Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
 """Takes resources to the function that hides their secrets in a text."""
-
-
-class _Cohort:
-    """Deliveries of one part to clients of one group that are not counted yet; ``state`` is one that they have then.
-
-    ``at``: when the revision that the part brings was committed, None if it brings none, as to clients that have just
-    come.
-    """
-
-    __slots__ = ("at", "count", "group", "part", "state")
-
-    def __init__(self, part: Part | None, group: str, state: ClientState | None, at: float | None) -> None:
-        self.part = part
-        self.group = group
-        self.state = state
-        self.at = at
-        self.count = 0
-
-
-COHORTS_MAX = 16
-"""Different parts that are counted at once."""
-COHORTS_S = 0.05
-"""How long deliveries of parts that bring no revision wait to be counted."""
 
 
 class Hub:
@@ -170,10 +147,7 @@ class Hub:
         self._events: list[Event] = []
         self._counters = Counters()
         self._nacked_by_node = self._nacked.by_node
-        self._cohort = _Cohort(None, "", None, None)
-        self._cohorts: dict[tuple[int, int, str], _Cohort] = {}
-        """By the identities of the part and the state, which a cohort holds, and the group."""
-        self._cohorts_until = NEVER
+        self._cohorts = Cohorts()
         self._syncing: dict[Session, float] = {}
 
     # --- Streams -----------------------------------------------------------------------------------------------------
@@ -573,7 +547,7 @@ class Hub:
     def advance_clock(self, now: float) -> float:
         """Advance the coarse clock to ``now``; return its next tick."""
         if now != self._now:
-            if now >= self._cohorts_until:
+            if now >= self._cohorts.until:
                 self._count_cohorts()
             self._now = now
         if now < self._soon:
@@ -796,7 +770,7 @@ class Hub:
         after.arrivals += 1
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
-        cohort = self._cohort
+        cohort = self._cohorts.last
         if part is not cohort.part or session.group is not cohort.group:
             cohort = self._begin_cohort(part, session.group, after)
         cohort.count += 1
@@ -804,34 +778,24 @@ class Hub:
 
     def _count_sent(self, part: Part, group: str, after: ClientState) -> None:
         """Count a delivery to a client whose state is then ``after``."""
-        if part is not self._cohort.part or group is not self._cohort.group:
-            self._begin_cohort(part, group, after)
-        self._cohort.count += 1
+        self._begin_cohort(part, group, after).count += 1
 
-    def _begin_cohort(self, part: Part, group: str, after: ClientState) -> _Cohort:
-        key = (id(part), id(after), group)
-        cohort = self._cohorts.get(key)
+    def _begin_cohort(self, part: Part, group: str, after: ClientState) -> Cohort:
+        cohorts = self._cohorts
+        cohort = cohorts.find(part, group, after)
         if cohort is None:
-            if len(self._cohorts) >= COHORTS_MAX:
+            if cohorts.is_full:
                 self._count_cohorts()
-            at = self._commits.at(after.sent_since(part))
-            cohort = self._cohorts[key] = _Cohort(part, group, after, at)
-            # The time that a revision took is that of its deliveries: they are counted once the clock moves on.
-            self._cohorts_until = min(self._cohorts_until, self._now if at is not None else self._now + COHORTS_S)
-        self._cohort = cohort
+            cohort = cohorts.begin(part, group, after, self._commits.at(after.sent_since(part)), self._now)
         return cohort
 
     def _count_cohorts(self) -> None:
-        """Count the deliveries of a part to a cohort at once: counting each would cost as much as the delivery."""
-        cohorts, self._cohorts, self._cohorts_until = self._cohorts, {}, NEVER
-        self._cohort = _Cohort(None, "", None, None)
-        for cohort in cohorts.values():
-            part, count = cohort.part, cohort.count
-            assert part is not None
+        """Count the deliveries to whole cohorts: counting each would cost as much as the delivery."""
+        for part, group, count, at in self._cohorts.take():
             self._counters.count(part, count)
-            self._measures.of(cohort.group, part.type_url).count_sent(part, count)
-            if cohort.at is not None:
-                self._measures.sent.observe(self._now - cohort.at, count)
+            self._measures.of(group, part.type_url).count_sent(part, count)
+            if at is not None:
+                self._measures.sent.observe(self._now - at, count)
 
     def evict_idle(self) -> None:
         """Drop cache entries that were not used recently. To be called regularly."""

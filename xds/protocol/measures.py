@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from xds.model.types import SHORT_NAMES
+from xds.protocol.draining import NEVER
 from xds.protocol.responses import Part
 from xds.telemetry.histogram import Histogram
 
@@ -159,3 +160,67 @@ class Commits:
         if index == len(self._revisions) or revision < self._revisions[0]:
             return None
         return self._times[index]
+
+
+COHORTS_MAX = 16
+"""Different deliveries that are counted at once."""
+COHORTS_S = 0.05
+"""How long deliveries that bring no revision wait to be counted, in seconds."""
+
+
+class Cohort:
+    """Deliveries of one part to clients of one group that are in one state then, not counted yet.
+
+    ``at``: when the revision that the part brings was committed, None if it brings none, as to clients that have just
+    come. The hub counts a delivery by ``count += 1``.
+    """
+
+    __slots__ = ("at", "count", "group", "part", "state")
+
+    def __init__(self, part: Part | None, group: str, state: object, at: float | None) -> None:
+        self.part = part
+        self.group = group
+        self.state = state
+        self.at = at
+        self.count = 0
+
+
+class Cohorts:
+    """The deliveries that are not counted yet: of one part to a fleet, or in turns to clients that connect."""
+
+    __slots__ = ("_begun", "_nobody", "last", "until")
+
+    def __init__(self) -> None:
+        self._nobody = Cohort(None, "", None, None)
+        self._begun: dict[tuple[int, int, str], tuple[Part, Cohort]] = {}
+        """By the identities of the part and of the state, which the cohort holds, and the group."""
+        self.last = self._nobody
+        """The cohort of the last delivery, or one of nothing."""
+        self.until = NEVER
+        """When they must be counted, once the clock has moved on."""
+
+    @property
+    def is_full(self) -> bool:
+        """Say whether they must be counted before another one begins."""
+        return len(self._begun) >= COHORTS_MAX
+
+    def find(self, part: Part, group: str, state: object) -> Cohort | None:
+        """Return the cohort of a delivery, from now on the last one; None if it has none yet."""
+        found = self._begun.get((id(part), id(state), group))
+        if found is None:
+            return None
+        self.last = found[1]
+        return self.last
+
+    def begin(self, part: Part, group: str, state: object, at: float | None, now: float) -> Cohort:
+        """Return a new cohort, from now on the last one. The times of a revision are those of its deliveries."""
+        cohort = self.last = Cohort(part, group, state, at)
+        self._begun[id(part), id(state), group] = part, cohort
+        self.until = min(self.until, now if at is not None else now + COHORTS_S)
+        return cohort
+
+    def take(self) -> list[tuple[Part, str, int, float | None]]:
+        """Return part, group, number and ``at`` of each cohort, and begin anew."""
+        begun, self._begun = self._begun, {}
+        self.last, self.until = self._nobody, NEVER
+        return [(part, cohort.group, cohort.count, cohort.at) for part, cohort in begun.values()]
