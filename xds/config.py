@@ -137,7 +137,7 @@ class ProtocolSettings(_Section):
     names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
     """Memory for the names of one stream: subscribed, requested, and claimed from an earlier stream."""
     doubtful_nodes_max: Count = 10_000
-    """Nodes whose rejected resources are remembered, and as many that are draining listeners or routes; per process."""
+    """Nodes whose rejected resources are remembered, and as many that are draining or may be warming; per process."""
     nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
     """Memory for the names of rejected resources, per process; the nodes whose last NACK is oldest are dropped."""
     draining_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB

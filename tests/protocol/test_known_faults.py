@@ -426,6 +426,19 @@ def test_routes_wait_for_clusters_on_secrets_only_until_they_are_requested(world
     assert [line.split(" ", 2)[2] for line in static_clusters.request(RDS, subscribe=["r"], have={"r": "1"})] == ["r@2"]
 
 
+@pytest.mark.parametrize("user_agent", ["envoy", "gRPC C++"])
+@pytest.mark.parametrize("warming", [EDS, SDS, None])
+def test_only_of_envoys_that_may_warm_without_asking_for_endpoints_anything_is_noted(
+    world: World, warming: str | None, user_agent: str
+) -> None:
+    """Else a mass disconnect during a change would push what really drains out of the history."""
+    world.publish(resource(CDS, "c", refers=(Reference(warming, "x"),) if warming else ()))
+    client = world.client(user_agent=user_agent)
+    client.subscribe(CDS)
+    client.close()
+    assert len(world.hub._draining) == (warming != EDS and user_agent == "envoy")
+
+
 @pytest.mark.parametrize("per_type", [False, True], ids=["ADS", "per type"])
 def test_what_was_noted_of_clusters_on_secrets_is_forgotten_once_they_are_asked_for(
     world: World, per_type: bool

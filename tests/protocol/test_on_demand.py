@@ -243,6 +243,17 @@ def test_vhds_reported_version_found_by_its_alias_survives_another_subscription(
     assert client.ack(CDS) == ["VHDS #2 r1/bar.com@1 r1/vh@2 alias=r1/foo.com"]
 
 
+def test_vhds_reported_version_found_by_its_alias_survives_the_end_of_another_subscription(world: World) -> None:
+    world.publish(static("a"), virtual_host("r1/vh", 2, aliases=("r1/foo.com",)), virtual_host("r1/bar.com"))
+    client = world.client()
+    with world.burst():
+        client.subscribe(CDS)
+        client.subscribe(VHDS, "r1/foo.com", "r1/bar.com", have={"r1/vh": "1"})
+    assert client.take() == ["CDS #1 a@1"]
+    assert client.unsubscribe(VHDS, "r1/bar.com") == []
+    assert client.ack(CDS) == ["VHDS #2 r1/vh@2 alias=r1/foo.com"]
+
+
 @pytest.mark.parametrize("more", [[], ["r1/bar.com"]], ids=["", "and subscribes to another"])
 def test_vhds_host_found_by_its_alias_that_was_rejected_is_removed_on_return(world: World, more: list[str]) -> None:
     """The client may have it, although it does not report it."""
@@ -258,6 +269,18 @@ def test_vhds_host_found_by_its_alias_that_was_rejected_is_removed_on_return(wor
     again = world.client(connection="another")
     again.subscribe(VHDS, "r1/foo.com")
     assert again.last(VHDS).removed == ("r1/vh",)
+
+
+def test_vhds_rejected_removal_of_a_host_found_by_its_alias_goes_again_after_another_subscription(world: World) -> None:
+    host = virtual_host("r1/vh", aliases=("r1/foo.com",))
+    world.publish(host, virtual_host("r1/bar.com"))
+    client = world.client()
+    client.subscribe(VHDS, "r1/foo.com")
+    client.ack(VHDS)
+    world.publish(remove=[host])
+    assert client.take() == ["VHDS #2 -r1/vh"]
+    client.nack(VHDS)
+    assert client.subscribe(VHDS, "r1/bar.com") == ["VHDS #3 r1/bar.com@1 -r1/vh"]
 
 
 # --- Locators ------------------------------------------------------------------------------------------------------

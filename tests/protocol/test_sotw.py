@@ -192,6 +192,16 @@ def test_sotw_a_name_that_a_stale_request_lacks_is_sent_again_once_it_is_named_a
     assert client.request(EDS, subscribe=["b"], nonce=first) == [" ".join(["EDS #2 b@1", *(f"{n}@1" for n in more)])]
 
 
+def test_sotw_names_of_a_request_without_a_nonce_are_ignored_where_nothing_is_under_way(world: World) -> None:
+    world.publish(endpoints("a"), endpoints("b"))
+    client = world.client(SOTW)
+    client.subscribe(EDS, "a")
+    client.ack(EDS)
+    assert client.request(EDS, unsubscribe=["a"], nonce="") == []
+    world.publish(endpoints("a", 2))
+    assert client.take() == ["EDS #2 a@2"]
+
+
 def test_sotw_stale_nack_is_ignored(world: World) -> None:
     world.publish(endpoints("a"))
     client = world.client(SOTW)

@@ -231,7 +231,7 @@ class Hub:
         drained_at = self._soon + self._ordering.listener_drain_s
         for state in stream.states.values():
             self._watchers.discard(session.group, state.type_url, state.subscription, stream)
-            self._draining.keep(session.node, state, drained_at)
+            self._draining.keep(session.node, state, drained_at, warms=not session.is_grpc)
         session.streams.remove(stream)
         debt = debt_with(session.client_state.debt, session.marks)
         accepted = debt.accepted(self.revision) if session.client_state.types else 0
@@ -303,7 +303,7 @@ class Hub:
             self._convergence.interrupt()  # so that each of the same is noted
 
     def _count_acks(self, answered: object, group: str, count: int) -> None:
-        """Count equal ACKs in a row."""
+        """Count equal ACKs within a short time."""
         assert isinstance(answered, Answered)
         self._counters.requests += count
         self._counters.acks += count
@@ -392,11 +392,9 @@ class Hub:
     def _history(self, session: Session, type_url: str) -> History:
         if not self._has_history(session):
             return NO_HISTORY
-        return History(
-            self._nacked.of(session.node, type_url),
-            self._draining.of(session.node, type_url),
-            warms=self._draining.warms(session.node),
-        )
+        nacked, draining = self._nacked.of(session.node, type_url), self._draining.of(session.node, type_url)
+        warms = self._draining.warms(session.node)
+        return History(nacked, draining, warms=warms) if nacked or draining or warms else NO_HISTORY
 
     def _take_request_step(self, stream: Stream, session: Session, step: Step, size: int) -> int:
         """Apply the step of a request; return how many names were looked at."""
@@ -771,7 +769,11 @@ class Hub:
         if after.next_at < session.timer:
             self._timers.set(session, after.next_at)
         cohort = self._cohorts.last
-        if part is not cohort.part or session.group is not cohort.group:
+        if (
+            part is not cohort.part
+            or session.group is not cohort.group
+            or (cohort.at is None and after is not cohort.state)
+        ):
             cohort = self._begin_cohort(part, session.group, after)
         cohort.count += 1
         return part
@@ -802,6 +804,8 @@ class Hub:
         self._large.evict_idle()
         self.step_cache.evict_idle()
         self.response_cache.evict_idle()
+        self._count_cohorts()
+        self._convergence.flush()
         if is_sparse(self._streams):
             self._streams = dict(self._streams)
 

@@ -1,6 +1,7 @@
 """What a hub counts by group and type, and the times that changes and clients take.
 
-A fleet takes the same step one client after the other, so the hub counts equal deliveries and ACKs in a row as one.
+A fleet takes the same step one client after the other, so the hub counts equal deliveries and ACKs within a short time
+as one.
 """
 
 from bisect import bisect_left
@@ -169,7 +170,7 @@ COHORTS_S = 0.05
 
 
 class Cohort:
-    """Deliveries of one part to clients of one group that are in one state then, not counted yet.
+    """Deliveries of one part to clients of one group, not counted yet; ``state`` is one that they have then.
 
     ``at``: when the revision that the part brings was committed, None if it brings none, as to clients that have just
     come. The hub counts a delivery by ``count += 1``.

@@ -268,14 +268,15 @@ class DrainingNodes:
                 HistoryEntry(node=node_key(node), type_url=type_url, draining=left, replaces=True, since=since)
             )
 
-    def keep(self, node: Node, state: TypeState, drained_at: float) -> None:
-        """Record the draining resources of a type when its stream ends.
+    def keep(self, node: Node, state: TypeState, drained_at: float, *, warms: bool = True) -> None:
+        """Record the draining resources of a type when its stream ends. ``warms``: the client warms clusters.
 
         A listener whose replacement was never answered drains until ``drained_at``. For clusters that were not
-        answered, and so may be warming, ``ANY_CLUSTER`` is recorded: Envoy may use older versions of them, and
-        subscribes to clusters last when it reconnects (docs/envoy-behaviour.md#reconnect-while-warming).
+        answered, and may be warming without endpoints to ask for, ``ANY_CLUSTER`` is recorded: Envoy may use older
+        versions of them, and subscribes to clusters last when it reconnects
+        (docs/envoy-behaviour.md#reconnect-while-warming).
         """
-        if state.kind.stage is Stage.CLUSTERS and any(part.upserts for part in state.in_flight):
+        if warms and state.kind.stage is Stage.CLUSTERS and any(part.warms_unasked for part in state.in_flight):
             self._remember_and_share(HistoryEntry(node=node_key(node), type_url=state.type_url, draining=ANY_CLUSTER))
         if not state.draining or not state.kind.is_routing:
             return

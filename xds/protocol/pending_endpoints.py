@@ -11,7 +11,7 @@ from immutables import Map
 
 from xds.model.resource import Resource
 from xds.protocol.policy import Variant
-from xds.protocol.responses import endpoints_of, endpoints_of_one
+from xds.protocol.responses import endpoints_of, endpoints_of_one, surely_has
 from xds.protocol.type_state import TypeState
 
 REJECTED_WAIT_S = 1.0
@@ -155,4 +155,4 @@ def accepted_clusters(
 
 def _had(state: TypeState, name: str) -> bool:
     """Say whether the client had this assignment before the response in flight."""
-    return (state.held_before(name) if state.in_flight else state.held(name)) is not None
+    return surely_has(state.held_before(name) if state.in_flight else state.held(name))

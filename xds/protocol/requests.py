@@ -356,7 +356,7 @@ def begin_sotw(
         sent = response_cache.recall(state.type_url, version, state.subscription)
         if sent is not None:
             return _with_nacked(state._replace(view=sent.view, overrides=sent.overrides), interned, nacked)
-    if version or (nacked and state.is_full_state):
+    if version or (nacked and state.is_full_state and state.kind.is_routing):
         state = _with_unknown_content(state, names, interned, view)
     if not state.is_full_state:
         state = _with_nacked(state, interned, nacked)  # it may have them, although it never accepted a version

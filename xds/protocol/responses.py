@@ -17,7 +17,7 @@ from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryRespons
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
-from xds.model.types import CLUSTER, ENDPOINTS, TYPE_PREFIX
+from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import EMPTY_SET, Diff, Overrides, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
@@ -67,6 +67,7 @@ class Part:
     _still_used: Draining | None = field(init=False, default=None)
     _had_before: Overrides | None = field(init=False, default=None)
     _clusters_of_endpoints: Map[str, frozenset[str]] | None = field(init=False, default=None)
+    _warms_unasked: bool | None = field(init=False, default=None)
     _content_key: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -124,6 +125,14 @@ class Part:
                 found[name] = found.get(name, EMPTY_SET) | {cluster}
             self._clusters_of_endpoints = Map(found)
         return self._clusters_of_endpoints
+
+    @property
+    def warms_unasked(self) -> bool:
+        """Whether a cluster in the message may warm while its client asks for no endpoints (secrets, health checks)."""
+        if self._warms_unasked is None:
+            refers = ([one.type_url for one in each.references] for each in self.upserts)
+            self._warms_unasked = any(ENDPOINTS not in types or SECRET in types for types in refers)
+        return self._warms_unasked
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -376,10 +385,10 @@ def note_effects(parts: Iterable[Part], found: Diff, held: Mapping[str, Resource
     for part in (*others, last):
         names = [resource.name for resource in part.upserts]
         part.replaced = tuple(held[name] for name in (*names, *sorted(part.gone)) if name in held)
-        part.new = frozenset(name for name in names if not _surely_has(held.get(name)))
+        part.new = frozenset(name for name in names if not surely_has(held.get(name)))
 
 
-def _surely_has(resource: Resource | None) -> bool:
+def surely_has(resource: Resource | None) -> bool:
     """Say whether a client certainly has a version of a resource, which a reported unknown version does not show."""
     return resource is not None and not (resource.is_version_only and not resource.version)
 

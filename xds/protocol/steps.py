@@ -412,7 +412,8 @@ def _answer_sotw(draft: Draft, state: TypeState, request: DiscoveryRequest, rule
     part = state.find(nonce) if nonce else None
     if nonce != state.nonce and not renewal:
         answered = draft.take_answer(state, part, error, version) if part is not None else None
-        draft.put(drop_stale_sotw(draft.states[state.kind], request, rules.interned))
+        if (state := draft.states[state.kind]).in_flight or heartbeat.unanswered:
+            draft.put(drop_stale_sotw(state, request, rules.interned))
         return answered
     outstanding = state.outstanding
     expected = outstanding is not None or (renewal and heartbeat.unanswered)

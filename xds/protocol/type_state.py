@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from immutables import Map
 
 from xds.model.resource import Resource
+from xds.model.types import VIRTUAL_HOST
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.convergence import EVERYTHING, UNSENT_MAX, oldest, split_at, with_revision
 from xds.protocol.diff import (
@@ -341,6 +342,8 @@ class TypeState(NamedTuple):
     def _wants_still(self, subscription: Subscription, name: str) -> bool:
         if subscription.wants(name):
             return True
+        if self.type_url == VIRTUAL_HOST and subscription.names >= self.subscription.names:
+            return True  # nothing is dropped, and a virtual host that is gone has no alias by which it could be found
         target, held = self.view.get(name) if self.view is not None else None, self.overrides.get(name)
         if self.view is not None and target is not None and wants(subscription, self.view, target):
             return True
