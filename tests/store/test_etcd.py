@@ -52,6 +52,28 @@ async def test_replicas_see_each_others_changes_in_one_order() -> None:
             await store.close()
 
 
+async def test_a_change_that_comes_to_be_known_while_it_is_appended_again_is_that_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a first attempt's reply was lost: etcd kept it, and the watch tells of it between conflict and retry."""
+    async with Etcd() as etcd:
+        prefix, options = uuid.uuid4().hex, EtcdOptions(endpoints=etcd.endpoints)
+        store, other = [await EtcdStore.open(options, prefix) for _ in range(2)]
+        append_all, kept = store.append_all, []
+
+        async def in_conflict(entries: list[Entry], expected_revision: int) -> int:
+            monkeypatch.setattr(store, "append_all", append_all)
+            kept.append(await other.append(entries[0]))
+            raise ConflictError(expected_revision, kept[0])
+
+        monkeypatch.setattr(store, "append_all", in_conflict)
+        assert await store.append(entry(1)) == 1
+        assert kept == [1]
+        assert [stored.entry for stored in await store.entries(0, 10)] == [entry(1)]
+        for each in (store, other):
+            await each.close()
+
+
 async def test_with_etcd_away_reading_goes_on_and_writing_is_refused_until_it_is_back() -> None:
     async with Etcd() as etcd:
         store = await EtcdStore.open(EtcdOptions(endpoints=etcd.endpoints), "x")

@@ -210,12 +210,13 @@ class EtcdStore(Store):
     async def append(self, entry: Entry, expected_revision: int | None = None) -> int:
         self._must_be_open()
         check(entry)
-        found = self._index.ids.get(entry.id)
-        if found is not None:
-            if found.digest != entry.digest():
-                raise IdReusedError(entry.id, found.revision)
-            return found.revision
         while True:
+            # In each turn: a former attempt whose reply was lost may be what was in conflict.
+            found = self._index.ids.get(entry.id)
+            if found is not None:
+                if found.digest != entry.digest():
+                    raise IdReusedError(entry.id, found.revision)
+                return found.revision
             try:
                 return await self.append_all(
                     [entry], self._notifier.revision if expected_revision is None else expected_revision
