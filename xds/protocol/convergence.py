@@ -224,6 +224,7 @@ class Convergence:
         """Count a client no more."""
         self.flush()
         counts = self._groups[group]
+        assert debt in counts, "a client that was not counted"
         _add(counts, debt, -1)
         if not counts:
             del self._groups[group]
@@ -288,7 +289,10 @@ class Convergence:
 
 
 def _add(counts: dict[Debt, int], debt: Debt, count: int) -> None:
-    """Add clients, or take them away. Between runs that are counted one after the other there may be less than none."""
+    """Add to the number of clients that owe this. It may be negative until all runs are counted, as they are unordered.
+
+    Numbers of 0 are left out.
+    """
     total = counts.get(debt, 0) + count
     if total:
         counts[debt] = total

@@ -320,7 +320,7 @@ class DrainingNodes:
         return node_key(node) in self._by_node
 
     def warms(self, node: Node) -> bool:
-        """Say whether a node's last stream ended with unanswered clusters, which may be warming."""
+        """Say whether a node's last stream ended with unanswered clusters that may warm without endpoints."""
         return bool(self.of(node, CLUSTER))
 
     def entries(self) -> Iterator[HistoryEntry]:

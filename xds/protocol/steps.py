@@ -55,7 +55,7 @@ class History(NamedTuple):
     draining: Draining = NOTHING_DRAINS
     """Older versions that the node may still use."""
     warms: bool = False
-    """Clusters of the node, which may be warming, were not answered when its last stream ended."""
+    """The last stream of the node ended before it answered clusters that may warm without endpoints to ask for."""
 
 
 NO_HISTORY = History()
