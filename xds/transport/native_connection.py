@@ -503,6 +503,8 @@ class TlsConnection(NativeConnection):
             for at in range(0, len(data), TLS_READ_BYTES):
                 self._incoming.write(view[at : at + TLS_READ_BYTES])
                 self._read()
+                if self.dead:
+                    return
             if not data:
                 self._read()
         except ssl.SSLWantReadError:
@@ -535,8 +537,9 @@ class TlsConnection(NativeConnection):
                 break
             if size <= 0:
                 raise ssl.SSLZeroReturnError
+            self._flush_own()
             self.take(bytes(memoryview(buffer)[:size]))
-        self._flush()
+        self._flush_own()
 
     def _see_client(self) -> None:
         certificates = self.shared.certificates
@@ -566,6 +569,13 @@ class TlsConnection(NativeConnection):
         data = self._outgoing.read()
         if data and self._transport is not None and self.lingering is None:
             self._transport.write(data)
+
+    def _flush_own(self) -> None:
+        """Send what TLS says of its own accord, such as the answer to a client's KeyUpdate (RFC 8446, 4.6.3)."""
+        size = self._outgoing.pending
+        if size:
+            self._flush()
+            self.answered(size)
 
 
 class _RefusedClientCall(RefusedCall):

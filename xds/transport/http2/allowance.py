@@ -72,6 +72,16 @@ class Allowance(FrameReader):
             data = h2.without_table(data)
         self.write(data)
 
+    def answered(self, size: int) -> None:
+        """Count bytes that TLS has sent by itself; ends the connection if the peer leaves too many unread."""
+        if self.paused and not self.dead:
+            self._unread_bytes += size
+            try:
+                self.check_unread()
+            except ConnectionFault as fault:
+                self.on_limit(fault.limit)
+                self.fail(fault.code, fault.text)
+
     def check_unread(self) -> None:
         """Raise ConnectionFault if a peer sends requests without reading the answers (as CVE-2019-9517, data aside)."""
         if self._unread_bytes > self.limits.unread_bytes_max:
