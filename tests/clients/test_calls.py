@@ -7,6 +7,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from support import resources as r
 from support.control_planes import app_of, wait_streams
+from support.grpc_writes import write
 from support.native_clients import RemoteCallError
 from support.native_dial import DELTA_ADS, HEALTH_CHECK, HEALTH_WATCH, first_request
 from support.wire import wire
@@ -19,10 +20,7 @@ async def outcome(call, *messages: bytes, timeout_s: float = 10.0) -> tuple[grpc
     """Send messages and return how the call ended, whatever came before."""
     async with asyncio.timeout(timeout_s):
         for message in messages:
-            try:
-                await call.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                break  # it ended before all was sent
+            await write(call, message)
         code = await call.code()
         return code, await call.details()
 

@@ -27,6 +27,7 @@ from support.attack_scene import HERE
 from support.attackers import HELLOS
 from support.fault_matrix import Part, count, part, scaled
 from support.fault_scene import fault_scene
+from support.grpc_writes import write
 from support.native_peer import DELTA_ADS
 from support.pki import Authority
 from support.processes import Worker
@@ -86,8 +87,8 @@ async def statuses_of(port: int, messages: list[bytes]) -> tuple[Counter[str], b
 
         async def one(data: bytes) -> None:
             call = method()
+            await write(call, data)
             with contextlib.suppress(grpc.aio.AioRpcError):
-                await call.write(data)
                 await call.read()
             found[(await call.code()).name] += 1
 

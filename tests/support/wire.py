@@ -5,7 +5,6 @@ NACK and subscription is a call of the test's. ``view`` is the state of a faithf
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
@@ -15,6 +14,7 @@ import grpc.aio
 from google.protobuf import any_pb2, json_format, struct_pb2
 
 from support import resources as r
+from support.grpc_writes import write
 from xds._generated import xds_wire_pb2 as wire
 
 RESOURCE_URL = r.TYPE + "envoy.service.discovery.v3.Resource"
@@ -171,9 +171,7 @@ class _Client(Generic[Request]):
                 request.node.CopyFrom(self.node)
             self.requests_sent.append(request)
             request = request.SerializeToString()
-        # If the stream has ended, ``next`` raises with its status.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._call.write(request)
+        await write(self._call, request)  # if the stream has ended, ``next`` raises with its status
 
     async def next(self, timeout_s: float = TIMEOUT_S) -> Response:
         """Return the next response. Raises StreamEnded with the status, TimeoutError after ``timeout_s``."""

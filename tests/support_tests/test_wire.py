@@ -1,10 +1,14 @@
 """The raw xDS clients, against a server that answers as scripted: nothing of the product but its wire messages."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import pytest
 from google.protobuf import any_pb2, struct_pb2
 from support import resources as r
 from support.pki import Authority
+from support.waiting import for_a_while_blocking
 from support.wire import ADS, PER_TYPE, RESOURCE_URL, DeltaClient, Held, SotwClient
 
 from xds._generated import xds_wire_pb2 as wire
@@ -178,3 +182,36 @@ async def test_a_client_may_come_with_a_certificate(tmp_path):
     async with server, DeltaClient(server.port, credentials=shown) as client:
         await client.subscribe(r.CLUSTER)
         assert (await client.next()).nonce == "1"
+
+
+class Refusing(grpc.GenericRpcHandler):
+    """A gRPC server in threads of its own, which ends a stream when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end, self.has_ended = threading.Event(), threading.Event()
+        self.server = grpc.server(ThreadPoolExecutor(2), handlers=(self,))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    def service(self, handler_call_details):
+        return grpc.stream_stream_rpc_method_handler(self.serve)
+
+    def serve(self, requests, context):
+        context.send_initial_metadata(())
+        self.may_end.wait(10)
+        context.add_callback(self.has_ended.set)
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+
+
+async def test_a_request_that_fails_as_the_stream_ends_leaves_the_status_of_the_server():
+    """The event loop comes to know of the end only after it has sent the request."""
+    refusing = Refusing()
+    refusing.server.start()
+    async with DeltaClient(refusing.port) as client:
+        await client._call.initial_metadata()
+        refusing.may_end.set()
+        assert refusing.has_ended.wait(10)
+        for_a_while_blocking(0.1, "the status comes to the client while its loop stands still")
+        await client.subscribe(r.CLUSTER)
+        ended = await client.ended()
+    refusing.server.stop(None).wait()
+    assert (ended.code, ended.details) == (grpc.StatusCode.PERMISSION_DENIED, "not you")

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from support import resources as r
 from support.control_planes import app_of, port_of
+from support.grpc_writes import write
 from support.waiting import for_a_while, wait_until
 from support.wire import DeltaClient, StreamEnded
 
@@ -83,7 +84,7 @@ async def test_while_memory_is_short_new_streams_are_shed_and_open_ones_are_serv
             assert (await served.take()).names == {"b"}
             # On the connection that is served too: only the new stream ends.
             stream = served.channel.stream_stream("/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters")()
-            await stream.write(b"")
+            await write(stream, b"")
             assert await stream.code() is grpc.StatusCode.UNAVAILABLE
             control_plane.apply(upsert=[r.cluster("c"), r.assignment("c", 1)])
             await served.take()

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from support import resources as r
 from support import tokens as t
 from support.control_planes import app_of, is_served
+from support.grpc_writes import write
 from support.jwks_server import jwks_server
 from support.pki import Authority
 from support.waiting import wait_until
@@ -168,7 +169,7 @@ async def test_health_is_for_everyone_and_other_services_are_not(serving, keys):
                     metadata = None if token is None else (("authorization", f"Bearer {token}"),)
                     call = channel.stream_stream(path)(metadata=metadata)
                     if token is None:
-                        await call.write(b"")
+                        await write(call, b"")
                     await call.done_writing()
                     assert await call.code() is code, path
 
