@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,6 +24,7 @@ from xds.store.errors import (
     ConflictError,
     IdReusedError,
     OutcomeUnknownError,
+    StoreError,
     UnavailableError,
     UnreadableError,
 )
@@ -228,6 +230,20 @@ async def test_what_the_store_refuses_is_not_served_and_the_next_change_is_made(
     made = await one.publisher.publish(setting(cluster("c")))
     assert made.revision == 2
     assert one.names().keys() == {"a", "c"}
+
+
+@pytest.mark.parametrize("kind", [UnavailableError, partial(OutcomeUnknownError, "id-1")])
+async def test_what_a_store_repeats_of_a_secret_is_hidden(replica, kind: Callable[[str], StoreError]) -> None:
+    store = Failing()
+    one = await replica(store)
+    text = "etcd: can't keep 'hush-hush-key' (no space)"
+    error = kind(text)
+    error.__cause__ = RuntimeError(text)
+    store.fail = [error]
+    with pytest.raises(StoreError) as refused:
+        await one.publisher.publish(setting(ingest(r.keyed_cluster("a", "hush-hush-key"))))
+    assert "can't keep '[redacted]' (no space)" in str(refused.value)
+    assert "hush" not in str(refused.value)
 
 
 class Slow(MemoryStore):

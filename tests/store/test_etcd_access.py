@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from support import resources as r
 from support.etcd import etcd_binary, wait_answering
@@ -149,3 +150,26 @@ async def test_a_replica_registers_with_the_rights_below_its_prefix(guarded: Gua
     found = await client.range(f"{PREFIX}/replicas/".encode() + b"0" * 32)
     assert [kv.key for kv in found.kvs] == [f"{PREFIX}/replicas/".encode() + b"0" * 32]
     await membership.stop()
+
+
+async def test_what_etcd_or_a_proxy_repeats_of_the_password_is_hidden() -> None:
+    async def refuse(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"who sends {request!r} is not welcome")
+        return b""
+
+    class Proxy(grpc.GenericRpcHandler):
+        def service(self, _: object) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(refuse)
+
+    server = grpc.aio.server(handlers=(Proxy(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = EtcdClient(EtcdOptions(endpoints=(f"127.0.0.1:{port}",), user="ann", password="hush"))
+    try:
+        with pytest.raises(UnavailableError) as refused:
+            await client.range(b"x")
+        assert "[redacted]" in str(refused.value)
+        assert "hush" not in str(refused.value)
+    finally:
+        await client.close()
+        await server.stop(None)

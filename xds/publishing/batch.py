@@ -1,7 +1,7 @@
 """A batch of changes: pending changes, planned entries, and outcomes without an entry."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -9,8 +9,12 @@ from xds.model.snapshot import Snapshot
 from xds.publishing.changes import Change, Published
 from xds.publishing.journey import Journey
 from xds.publishing.plan import ChangePlan
+from xds.schema.scrub import hider_of
 from xds.store.entries import Stored
-from xds.store.errors import OutcomeUnknownError, UnavailableError
+from xds.store.errors import OutcomeUnknownError, StoreError, UnavailableError
+
+LARGE_BYTES = 64 * 1024
+"""Bytes of resources whose secrets are found in some milliseconds; for less, a thread only adds delay."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,3 +120,22 @@ def without_twins(batch: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
             return batch[:number], batch[number:]
         seen.add(each.change.id)
     return batch, []
+
+
+async def hide_secrets(error: StoreError, batch: Iterable[Planned]) -> None:
+    """Hide the secrets of a batch in what a store says of it: a service may repeat what it was sent.
+
+    All changes of a batch get the same answer, so one caller's secrets would be told to others.
+    """
+    changes = (waiting.change for planned in batch for waiting in planned.waiting)
+    resources = [each for change in changes for upserts in change.upserts.values() for each in upserts]
+
+    def hidden() -> list[str]:
+        hide = hider_of(resources)
+        return [hide(str(each)) for each in (error, error.__cause__)]
+
+    is_large = sum(len(each.body) for each in resources) > LARGE_BYTES
+    words, cause = await asyncio.to_thread(hidden) if is_large else hidden()
+    error.args = (words,)
+    if error.__cause__ is not None:
+        error.__cause__ = StoreError(cause)

@@ -26,7 +26,7 @@ from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
 from xds.process.background import Background
-from xds.publishing.batch import Planned, Verdict, Waiting, runs, without_twins
+from xds.publishing.batch import Planned, Verdict, Waiting, hide_secrets, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state
 from xds.publishing.edits import UnknownGroupError
@@ -451,7 +451,11 @@ class Publisher:
             if self.store.epoch != self._epoch:
                 raise UnavailableError("the store was replaced: read it again, and decide anew")
             began = time.monotonic()
-            await self.store.append_all(entries, before)
+            try:
+                await self.store.append_all(entries, before)
+            except StoreError as error:
+                await hide_secrets(error, planned)
+                raise
             self._on_stored(time.monotonic() - began)
         except BaseException as error:
             self._take_back(planned)

@@ -134,9 +134,9 @@ class EtcdClient:
         except aio.AioRpcError as error:
             self._next()
             if error.code() in UNDECIDED:
-                raise LostReplyError(str(error.details())) from None
+                raise LostReplyError(self._words_of(error)) from None
             kind = AwayError if error.code() in TRY_NEXT else UnavailableError
-            raise kind(f"etcd: {error.details()}") from None
+            raise kind(f"etcd: {self._words_of(error)}") from None
 
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
         """Yield the changes of keys from ``key`` to ``end`` since an etcd revision, and empty progress responses.
@@ -191,7 +191,7 @@ class EtcdClient:
             except AwayError as error:  # no answer to the authentication
                 why = str(error)
             except aio.AioRpcError as error:
-                why = f"{self._options.endpoints[self._at]}: {error.details()}"
+                why = f"{self._options.endpoints[self._at]}: {self._words_of(error)}"
                 self._next()
                 if error.code() not in TRY_NEXT:
                     raise UnavailableError(f"etcd refuses ({why})") from None
@@ -253,8 +253,16 @@ class EtcdClient:
             endpoint = options.endpoints[self._at]
             self._next()
             if error.code() in UNDECIDED:
-                raise AwayError(f"{endpoint}: {error.details()}") from None
-            raise UnavailableError(f"etcd refuses the user {options.user!r}: {error.details()}") from None
+                raise AwayError(f"{endpoint}: {self._words_of(error)}") from None
+            words = self._words_of(error)
+            raise UnavailableError(f"etcd refuses the user {options.user!r}: {words}") from None
+
+    def _words_of(self, error: aio.AioRpcError) -> str:
+        """Return what etcd, or a proxy before it, says of a failure, without the password and the token."""
+        words = str(error.details())
+        for secret in filter(None, (self._options.password, self._token)):
+            words = words.replace(secret, "[redacted]")
+        return words
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (HAS_LEADER, ("token", self._token)) if self._token else (HAS_LEADER,)
