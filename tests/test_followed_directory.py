@@ -189,6 +189,26 @@ async def test_a_restart_with_a_broken_directory_serves_its_last_good_state_and_
         assert metrics["xds_directory_applied_timestamp_seconds"] >= first
 
 
+async def test_readyz_shows_no_path_where_callers_must_show_credentials(tmp_path: Path) -> None:
+    directory, token = tmp_path / "mesh", tmp_path / "token"
+    token.write_text("a-token-of-sixteen-characters-or-more\n")
+    r.write_directory(directory, [r.static_cluster("a", 1)])
+    async with XdsServer(directory, settings={"api.token_file": token}) as server:
+        await server.wait_ready()
+        BROKEN["a wrong field"](directory)
+        await server.wait_metrics(lambda metrics: metrics["xds_directory_rejected"] == 1)
+        ready = (await server.admin("/readyz")).text
+        assert ready.startswith("ready, but the directory is rejected since ")
+        assert (
+            "(1 problem, first in the group 'default'): its last good state is served (xds status says more)" in ready
+        )
+        assert str(tmp_path) not in ready
+        assert ".yaml" not in ready
+        async with Client(f"127.0.0.1:{server.api_port}", token=token.read_text().strip()) as client:
+            (problem,) = (await client.nodes()).problems
+            assert f"the directory {directory} is rejected since" in problem
+
+
 async def test_a_directory_that_is_mended_to_what_is_served_is_rejected_no_longer(tmp_path: Path) -> None:
     r.write_directory(tmp_path, [r.static_cluster("a", 1)])
     async with XdsServer(tmp_path) as server:

@@ -275,33 +275,41 @@ class App:
         workers = self._streams.workers
         if self._state == "ready" and not workers.usable:
             return False, f"no worker serves: {workers.problem}"
-        told = list(self._problems())
+        if not self.measured.asks_for_credentials():
+            told = [why for _, why in self._problems()]
+        elif told := list(dict.fromkeys(what for what, _ in self._problems())):
+            told[-1] += " (xds status says more)"
         if self.measured.access_problem():
             told.append(ACCESS_PROBLEM)
         return self._state == "ready", f"{self._state}, but {'; '.join(told)}" if told else self._state
 
-    def _problems(self) -> Iterator[str]:
-        """Iterate over what needs the operator's attention although the server serves."""
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Iterate over what needs the operator's attention although the server serves.
+
+        The first text of each is for anyone: it has no path, no address, and no words of others.
+        """
         if self._state == "ready" and (why := self._streams.workers.problem):
-            yield why
+            yield why, why
         if why := self.stale_because():
-            yield f"newer changes may be missing: {why}"
+            yield "newer changes may be missing", f"newer changes may be missing: {why}"
         if why := self.refusing_because():
-            yield f"changes are refused: {why}"
+            yield "changes are refused", f"changes are refused: {why}"
         if self.directory is not None and (why := self.directory.why):
-            yield why
+            yield self.directory.told_to_anyone, why
         if self._certificates is not None:
             yield from self._certificates.problems()
         if why := self._streams.memory.problem:
-            yield why
+            yield why, why
         if why := self._keeper.problem:
-            yield f"the known nodes can't be kept over a restart: {why}"
+            what = "the known nodes can't be kept over a restart"
+            yield what, f"{what}: {why}"
         if why := self.background.ailing:
-            yield why
+            yield "a task of this server dies again and again", why
 
     def _all_problems(self) -> Iterator[str]:
         """Iterate over the problems in full, and what deserves a warning although nothing is wrong."""
-        yield from self._problems()
+        for _, why in self._problems():
+            yield why
         for why in (self.measured.access_problem(), self.unguarded_secrets, self.plain_because()):
             if why:
                 yield why

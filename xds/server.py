@@ -279,8 +279,7 @@ def _push_api(
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
     )
-    admission = _admission(control_plane.settings, control_plane.measured)
-    control_plane.measured.access_problem = lambda: admission.problem
+    admission = _measured(_admission(control_plane.settings, control_plane.measured))
     intake_bytes_max = max(settings.intake_bytes_max, settings.body_bytes_max)
     intake = Intake(intake_bytes_max, on_empty=return_holes, hits=control_plane.hits)
     api = GrpcApi(
@@ -364,6 +363,13 @@ def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     if records_all or authenticator.is_needed:
         audit.open()
     return Admission(authenticator, audit, records_all=records_all, measured=measured)
+
+
+def _measured(admission: "Admission") -> "Admission":
+    """Return an admission, of which metrics and ``/readyz`` tell."""
+    admission.measured.access_problem = lambda: admission.problem
+    admission.measured.asks_for_credentials = lambda: admission.asks_for_credentials
+    return admission
 
 
 def _judge(settings: Settings, stack: AsyncExitStack) -> "Judge | None":

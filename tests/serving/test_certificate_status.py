@@ -33,7 +33,7 @@ async def test_what_expires_soon_is_reported_while_it_is_near_and_logged_once_a_
         now[0] = end - 10 * DAY_S + later_s
         with capture_logs() as logs:
             await status.look()
-        seen.append((list(status.problems()), len(logs)))
+        seen.append(([why for _, why in status.problems()], len(logs)))
     assert [count for _, count in seen] == [1, 0, 2, 0, 2, 2]
     assert seen[0][0] == [f"{crl} expires in 2 days"] or seen[0][0] == [f"{crl} expires in 1 day"]
     assert seen[2][0] == [f"{certificate} expires in 1 day", f"{crl} expired 6 days ago"]
@@ -68,10 +68,10 @@ async def test_files_of_either_port_that_can_not_be_used_are_a_problem_until_the
         before = path.read_bytes()
         path.write_bytes(spoilt)
         await status.look()
-        assert any("TLS files of the xDS port can't be used" in each for each in status.problems()), path
+        assert any("TLS files of the xDS port can't be used" in each for _, each in status.problems()), path
         path.write_bytes(before)
         await status.look()
-        assert not any("can't be used" in each for each in status.problems()), path
+        assert not any("can't be used" in each for _, each in status.problems()), path
     assert (changes, good) == ([], crl.read_bytes())
 
 
@@ -94,7 +94,7 @@ async def test_an_unreadable_file_is_looked_at_again_and_a_port_that_could_not_r
         status._look()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert any("can't be used" in each for each in status.problems())
+    assert any("can't be used" in each for _, each in status.problems())
     assert told == []
     for _ in range(3):
         await status.look()

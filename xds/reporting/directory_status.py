@@ -40,19 +40,30 @@ class DirectoryStatus:
     def why(self) -> str:
         """Why the directory is not what is served, with the place of the first problem; "" if it is.
 
-        ``/readyz`` shows it to anyone, so it has no text of the problems, which may quote the files.
+        It has no text of the problems, which may quote the files.
         """
         told = []
         if self.is_rejected:
-            count = len(self.problems)
-            what = f"{count:,} problem{'' if count == 1 else 's'}, first at {_place(self.problems[0])}"
-            told.append(
-                f"the directory {self.root} is rejected since {_when(self.rejected_since_s)} ({what}): "
-                "its last good state is served"
-            )
+            told.append(self._rejected(f"the directory {self.root}", f"first at {_place(self.problems[0])}"))
         if self.unwatched_because:
             told.append(f"the directory {self.root} can't be watched: {self.unwatched_because}")
         return "; ".join(told)
+
+    @property
+    def told_to_anyone(self) -> str:
+        """The same without paths and names of resources, with the group of the first problem."""
+        told = []
+        if self.is_rejected:
+            group = self.problems[0].group
+            told.append(self._rejected("the directory", f"first in the group {group!r}" if group else ""))
+        if self.unwatched_because:
+            told.append("the directory can't be watched")
+        return "; ".join(told)
+
+    def _rejected(self, directory: str, first: str) -> str:
+        count = len(self.problems)
+        what = f"{count:,} problem{'' if count == 1 else 's'}{first and f', {first}'}"
+        return f"{directory} is rejected since {_when(self.rejected_since_s)} ({what}): its last good state is served"
 
 
 def _place(problem: Problem) -> str:

@@ -53,15 +53,16 @@ class CertificateStatus:
         self.expiries: tuple[Expiry, ...] = ()
         """When each certificate and revocation list of the files expires."""
 
-    def problems(self) -> Iterator[str]:
-        """Iterate over the files that can't be used, and the certificates that expire soon."""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Iterate over the files that can't be used, and the certificates that expire soon: for anyone, and in full."""
         for port, why in self._unusable.items():
             if why:
-                yield f"the TLS files of the {port} port can't be used, so the former ones are: {why}"
+                what = f"the TLS files of the {port} port can't be used, so the former ones are"
+                yield what, f"{what}: {why}"
         now = self._wall_clock()
         for expiry in self.expiries:
             if problem := expiry.problem(now, self._warn_before_s):
-                yield problem
+                yield "certificates or revocation lists have expired, or expire soon", problem
 
     async def follow(self) -> None:
         """Look at the files every few seconds, for ever."""

@@ -24,3 +24,5 @@ class ServerMeasures:
         """Returns how many changes wait to be committed."""
         self.access_problem: Callable[[], str] = lambda: ""
         """Returns why files of tokens, keys of issuers or the audit log are not as they should be, "" if all are."""
+        self.asks_for_credentials: Callable[[], bool] = lambda: False
+        """Returns whether callers of the push API must show credentials; then ``/readyz`` tells no reasons."""
