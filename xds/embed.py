@@ -28,13 +28,14 @@ from xds.address import Address, BindError
 from xds.app import App
 from xds.config import Settings
 from xds.model.changeset import Applied, Changeset
+from xds.model.given import ResourceLike
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Patterns, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import SHORT_NAMES, TYPE_PREFIX, type_url_of
 from xds.model.xdstp import canonical
 from xds.schema.pool import load_schema
-from xds.sources.inline import ResourceLike, read_resources
+from xds.sources.inline import read_resources
 from xds.transport.pool import WorkerFailedError
 from xds.version import __version__
 

@@ -30,7 +30,7 @@ from xds.api.operations import CantMoveError, Operations, UnknownNodeError, Unkn
 from xds.api.rest import rest_api
 from xds.api.rest_page import in_words, operations
 from xds.api.rest_schema import ERRORS
-from xds.cli.main import app
+from xds.cli.main import command_line
 from xds.cli.output import EXIT_CODES
 from xds.cli.settings import meanings_of, setting_paths, variable_of
 from xds.cli.talk import CLIENT_EXIT_CODES, talk
@@ -161,7 +161,7 @@ def commands() -> Iterator[str]:
     yield ""
     yield "What `xds --help` and `xds COMMAND --help` say. `xds --install-completion` sets up the shell's completion."
     yield ""
-    yield from _command(typer.main.get_command(app), ("xds",))
+    yield from _command(typer.main.get_command(command_line()), ("xds",))
 
 
 def _command(command: Any, path: tuple[str, ...]) -> Iterator[str]:

@@ -19,11 +19,10 @@ from xds.access.authenticator import Authenticator
 from xds.api.admission import Admission
 from xds.api.rest import rest_api
 from xds.model.groups import Node
-from xds.model.types import CLUSTER
+from xds.model.types import CLUSTER, WRAPPER_URL
 from xds.protocol.paging import NodeState
 from xds.protocol.status import NodeSummary, TypeSummary
 from xds.schema.ingest import ingest
-from xds.schema.wrapping import WRAPPER_URL
 from xds.store.errors import OutcomeUnknownError, TooLargeError, UnavailableError
 
 A, B = r.static_cluster("a", 1), r.static_cluster("b", 1)

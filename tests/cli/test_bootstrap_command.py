@@ -8,19 +8,19 @@ from support.envoy import envoy_binary
 from support.pki import Authority
 from typer.testing import CliRunner
 
-from xds.cli.main import app
+from xds.cli.main import command_line
 
 BASE = ["bootstrap", "--node-id", "n1", "--cluster", "web", "--server", "127.0.0.1:18000"]
 
 
 def printed(*arguments: str) -> str:
-    result = CliRunner().invoke(app, [*BASE, *arguments])
+    result = CliRunner().invoke(command_line(), [*BASE, *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def refused(*arguments: str) -> str:
-    result = CliRunner().invoke(app, [*BASE, *arguments])
+    result = CliRunner().invoke(command_line(), [*BASE, *arguments])
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     return " ".join(result.stderr.replace("│", " ").split())

@@ -21,7 +21,7 @@ from support.server import XDS, XdsServer
 from support.waiting import wait_until
 from support.wire import DeltaClient
 
-from xds.cli.main import app
+from xds.cli.main import command_line
 from xds.client import About, Client
 from xds.reporting.escaping import HIDDEN
 from xds.transport.http2.frames import goaway_frame
@@ -49,7 +49,7 @@ def commands() -> set[str]:
                 if below.typer_instance.info.invoke_without_command:
                     found.add(f"{prefix}{below.name}")
 
-    walk(app, "")
+    walk(command_line(), "")
     return found
 
 

@@ -1,9 +1,12 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 
+from xds.cli.main import COMMANDS, command_line
 from xds.version import __version__
 
 
@@ -43,6 +46,30 @@ def test_commands_that_talk_to_nobody_do_not_load_grpc() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_named_command_is_all_that_is_imported() -> None:
+    program = (
+        "import sys, xds.cli.main as m; sys.argv = ['xds', 'status', '--help']\n"
+        "try: m.main()\n"
+        "finally: print([name for name in ('xds.cli.top', 'xds.client', 'xds.schema') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout.splitlines()[-1], "Usage: xds status" in done.stdout) == ("[]", True)
+
+
+def test_a_command_is_the_same_alone_and_among_the_others() -> None:
+    def told(command: Any) -> Any:
+        commands = getattr(command, "commands", {})
+        params = [(each.name, each.opts, each.help) for each in command.params]
+        within = {name: told(each) for name, each in commands.items()}
+        return type(command), command.name, command.help, command.epilog, params, within
+
+    among = typer.main.get_command(command_line()).commands
+    for name in COMMANDS:
+        alone = typer.main.get_command(command_line([name])).commands
+        assert sorted(alone) == sorted([name, "version"])
+        assert told(alone[name]) == told(among[name])
+
+
 def test_completion_is_offered(xds) -> None:
     done = xds("--show-completion", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1", SHELL="/bin/bash")
     assert "Traceback" not in done.stderr
@@ -52,7 +79,7 @@ def test_completion_is_offered(xds) -> None:
 
 def test_grpc_is_kept_from_writing_lines_of_its_own() -> None:
     """It writes to stderr when a worker is started while it is at work, and of failed TLS handshakes."""
-    program = "import os, sys, xds.cli.main as m; m.app = lambda **_: sys.exit(os.environ[{!r}]); m.main()"
+    program = "import os, sys, xds.cli.main as m; m.command_line = lambda _: sys.exit(os.environ[{!r}]); m.main()"
     env = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")}
     for name, value in (("GRPC_ENABLE_FORK_SUPPORT", "0"), ("GRPC_VERBOSITY", "ERROR")):
         done = subprocess.run(

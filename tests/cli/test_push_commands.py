@@ -13,7 +13,7 @@ import pytest
 from support import resources as r
 from support.server import XdsServer
 
-from xds.schema.wrapping import WRAPPER_URL
+from xds.model.types import WRAPPER_URL
 from xds.sources.directory import DirectoryReader
 
 ROOT = Path(__file__).parents[2]

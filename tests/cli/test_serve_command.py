@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import xds
 from xds.address import Address, BindError
-from xds.cli.main import app
+from xds.cli.main import command_line
 from xds.cli.serve import print_serving
 from xds.config import ServingInfo, Settings
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -78,7 +78,7 @@ def test_a_directory_has_to_be_there(xds) -> None:
 def test_options_become_settings(serving: SimpleNamespace, tmp_path: Path) -> None:
     options = ["--listen", "127.0.0.1:0", "--admin", "off", "--drain-timeout", "0", "--reflection", "--insecure-xds"]
     more = ["--log-format", "json", "--log-level", "error", "--set", "protocol.ordering=false", "--set", "admin=x:1"]
-    result = CliRunner().invoke(app, ["serve", str(tmp_path), *options, *more])
+    result = CliRunner().invoke(command_line(), ["serve", str(tmp_path), *options, *more])
     assert result.exit_code == 0, result.output
     assert serving.settings == Settings.model_validate(
         {
@@ -95,7 +95,7 @@ def test_options_become_settings(serving: SimpleNamespace, tmp_path: Path) -> No
 
 
 def test_json_logs_say_what_is_served_in_one_line(serving: SimpleNamespace, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["serve", str(tmp_path), "--log-format", "json"])
+    result = CliRunner().invoke(command_line(), ["serve", str(tmp_path), "--log-format", "json"])
     assert result.stdout == ""
     line = json.loads(result.stderr)
     assert line.pop("timestamp").endswith("Z")
@@ -124,12 +124,12 @@ def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.Monkey
 
 def test_the_exit_code_is_the_servers(serving: SimpleNamespace, tmp_path: Path) -> None:
     serving.code = 3
-    assert CliRunner().invoke(app, ["serve", str(tmp_path), "--log-format", "console"]).exit_code == 3
+    assert CliRunner().invoke(command_line(), ["serve", str(tmp_path), "--log-format", "console"]).exit_code == 3
 
 
 def test_expected_errors_are_told_without_a_trace(serving: SimpleNamespace, tmp_path: Path) -> None:
     serving.error = BindError("xDS", Address("127.0.0.1", 1), OSError(13, "Permission denied"))
-    result = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    result = CliRunner().invoke(command_line(), ["serve", str(tmp_path)])
     assert (result.exit_code, result.stderr) == (
         1,
         "xds: the xDS address 127.0.0.1:1 is not allowed to this user; ports below 1024 need CAP_NET_BIND_SERVICE\n",
@@ -138,7 +138,7 @@ def test_expected_errors_are_told_without_a_trace(serving: SimpleNamespace, tmp_
         file="a.yaml", line=3, group="web", resource="clusters/a", field="name", what="is odd", hint="mend"
     )
     serving.error = ChangesetRejectedError([problem])
-    result = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    result = CliRunner().invoke(command_line(), ["serve", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         "a.yaml:3: [web] clusters/a name: is odd",

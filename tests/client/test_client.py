@@ -38,11 +38,11 @@ from xds.client import (
 from xds.client.client import CONNECT_S, KEEPALIVE_S
 from xds.client.results import json_of
 from xds.model.changeset import Changeset
-from xds.model.types import CLUSTER, ENDPOINTS
+from xds.model.types import CLUSTER, ENDPOINTS, WRAPPER_URL
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
 from xds.schema.show import to_json
-from xds.schema.wrapping import WRAPPER_URL, as_any
+from xds.schema.wrapping import as_any
 from xds.store import errors as store_errors
 from xds.store.entries import Stored
 from xds.store.memory import MemoryStore

@@ -17,7 +17,7 @@ from support.page_shell import PageShell
 from support.pages import ROOT, Block, blocks, pages
 from support.toolchains import without
 
-from xds.cli.main import app
+from xds.cli.main import command_line
 
 RUN_HERE = {
     "README.md": (),
@@ -170,7 +170,7 @@ def _scripts() -> Iterator[tuple[str, str]]:
 
 @cache
 def _program() -> Any:
-    return typer.main.get_command(app)
+    return typer.main.get_command(command_line())
 
 
 def _problems(script: str) -> Iterator[str]:

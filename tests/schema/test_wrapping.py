@@ -5,9 +5,10 @@ from support import resources as r
 
 from xds.client import unwrapped
 from xds.model.resource import Resource
+from xds.model.types import WRAPPER_URL
 from xds.schema.ingest import ingest
 from xds.schema.show import to_json
-from xds.schema.wrapping import WRAPPER_URL, as_any, needs_wrapper
+from xds.schema.wrapping import as_any, needs_wrapper
 
 HOST = {
     "@type": "type.googleapis.com/envoy.config.route.v3.VirtualHost",

@@ -12,9 +12,8 @@ from xds.embed import ControlPlane, GroupTable
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.model.groups import Rule
-from xds.model.types import CLUSTER, ENDPOINTS
+from xds.model.types import CLUSTER, ENDPOINTS, WRAPPER_URL
 from xds.schema.ingest import ingest
-from xds.schema.wrapping import WRAPPER_URL
 from xds.serving.feed import decode, encode
 
 STREAMS = 32

@@ -21,7 +21,9 @@ class XdsServer(Child):
 
     ``settings`` are those of ``--set`` (``{"protocol.ordering": False}``).
 
-    The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings name one.
+    The transport is that of ``XDS_TEST_TRANSPORT``, unless the settings name one. It has one worker, on any number of
+    cores, unless the options or settings name a number: each takes a second of a core to start.
+
     Use it as ``async with XdsServer(directory) as server: await server.wait_ready()``. ``start`` after ``stop`` or
     ``kill`` serves again, on the same ports.
     """
@@ -38,7 +40,10 @@ class XdsServer(Child):
         self.argv = [str(XDS), "serve", *([] if directory is None else [str(directory)]), "--log-format", "json"]
         self.argv += ["--api", f"127.0.0.1:{self.api_port}"]
         self.argv += ["--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}", *options]
-        for key, value in ({"transport.kind": KIND} | dict(settings or {})).items():
+        given = {"transport.kind": KIND} | dict(settings or {})
+        if given["transport.kind"] == "native" and not {"--workers", "--config"} & set(options):
+            given = {"transport.workers": 1} | given
+        for key, value in given.items():
             self.argv += ["--set", f"{key}={value}"]
         self.env = {key: value for key, value in self.env.items() if not key.startswith(("XDS_", "COVERAGE_"))}
         self._log_start = 0

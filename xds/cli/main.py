@@ -1,51 +1,96 @@
 """The command ``xds``: registers its subcommands.
 
 The modules of the subcommands import only what their options need; the rest is imported when they run, so that
-``xds --help`` and shell completion answer at once.
+``xds --help`` and shell completion answer at once. A subcommand that is named is the only one that is imported.
 """
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from xds.cli import (
-    access,
-    bootstrap,
-    config,
-    envoy,
-    fleet,
-    groups,
-    list_settings,
-    monitoring,
-    nodes,
-    push,
-    read,
-    rebalance,
-    route,
-    schema,
-    serve,
-    status,
-    store,
-    tokens,
-    top,
-    validate,
-    wait,
-)
-from xds.cli.judging import EnvoyOptionCommand
 from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
 from xds.version import __version__
 
-app = typer.Typer(
-    name="xds",
-    help="An Envoy control plane: serves versioned resources over xDS, in an order that costs no request.",
-    epilog=f"Start with: xds serve DIR\n\n{EXIT_CODES}",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+class _Command(NamedTuple):
+    """Where a subcommand is: its module in ``xds.cli``, and there the name of its epilog; without one it is an app."""
+
+    module: str
+    epilog: str = ""
+
+
+COMMANDS = {
+    "serve": _Command("serve", "EPILOG"),
+    "validate": _Command("validate", "EPILOG"),
+    "bootstrap": _Command("bootstrap", "EPILOG"),
+    "envoy": _Command("envoy", "EPILOG"),
+    "settings": _Command("list_settings", "EPILOG"),
+    "apply": _Command("push", "APPLY_EPILOG"),
+    "get": _Command("read", "GET_EPILOG"),
+    "diff": _Command("read", "DIFF_EPILOG"),
+    "history": _Command("read", "HISTORY_EPILOG"),
+    "show": _Command("read", "SHOW_EPILOG"),
+    "rollback": _Command("push", "ROLLBACK_EPILOG"),
+    "delete": _Command("push", "DELETE_EPILOG"),
+    "watch": _Command("read", "WATCH_EPILOG"),
+    "groups": _Command("groups"),
+    "status": _Command("status", "EPILOG"),
+    "nodes": _Command("nodes", "NODES_EPILOG"),
+    "node": _Command("nodes", "NODE_EPILOG"),
+    "explain": _Command("nodes", "EXPLAIN_EPILOG"),
+    "wait": _Command("wait", "EPILOG"),
+    "route": _Command("route", "EPILOG"),
+    "config": _Command("config", "EPILOG"),
+    "top": _Command("top", "EPILOG"),
+    "rebalance": _Command("rebalance", "EPILOG"),
+    "tokens": _Command("tokens"),
+    "whoami": _Command("access", "WHOAMI_EPILOG"),
+    "audit": _Command("access", "AUDIT_EPILOG"),
+    "store": _Command("store"),
+    "monitoring": _Command("monitoring"),
+    "schema": _Command("schema"),
+    "fleet": _Command("fleet"),
+}
+"""In the order of ``xds --help``."""
+OF_ENVOY = {"validate", "apply"}
+"""Those that may be given ``--envoy`` with or without a value."""
+
+
+def command_line(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with these subcommands."""
+    app = typer.Typer(
+        name="xds",
+        help="An Envoy control plane: serves versioned resources over xDS, in an order that costs no request.",
+        epilog=f"Start with: xds serve DIR\n\n{EXIT_CODES}",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in names:
+        place = COMMANDS[name]
+        module = import_module(f"xds.cli.{place.module}")
+        if not place.epilog:
+            app.add_typer(module.app, name=name)
+            continue
+        options: dict[str, Any] = {}
+        if name in OF_ENVOY:
+            from xds.cli.judging import EnvoyOptionCommand
+
+            options["cls"] = EnvoyOptionCommand
+        app.command(epilog=getattr(module, place.epilog), **options)(getattr(module, name))
+    app.command()(version)
+    return app
+
+
+def _named(arguments: list[str]) -> Iterable[str]:
+    """Return the subcommands that these arguments need: the one that they name, else all."""
+    return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,7 +99,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -81,45 +125,13 @@ def version() -> None:
             say(f"{package} not installed")
 
 
-app.command(epilog=serve.EPILOG)(serve.serve)
-app.command(epilog=validate.EPILOG, cls=EnvoyOptionCommand)(validate.validate)
-app.command(epilog=bootstrap.EPILOG)(bootstrap.bootstrap)
-app.command(epilog=envoy.EPILOG)(envoy.envoy)
-app.command(epilog=list_settings.EPILOG)(list_settings.settings)
-app.command(epilog=push.APPLY_EPILOG, cls=EnvoyOptionCommand)(push.apply)
-app.command(epilog=read.GET_EPILOG)(read.get)
-app.command(epilog=read.DIFF_EPILOG)(read.diff)
-app.command(epilog=read.HISTORY_EPILOG)(read.history)
-app.command(epilog=read.SHOW_EPILOG)(read.show)
-app.command(epilog=push.ROLLBACK_EPILOG)(push.rollback)
-app.command(epilog=push.DELETE_EPILOG)(push.delete)
-app.command(epilog=read.WATCH_EPILOG)(read.watch)
-app.add_typer(groups.app, name="groups")
-app.command(epilog=status.EPILOG)(status.status)
-app.command(epilog=nodes.NODES_EPILOG)(nodes.nodes)
-app.command(epilog=nodes.NODE_EPILOG)(nodes.node)
-app.command(epilog=nodes.EXPLAIN_EPILOG)(nodes.explain)
-app.command(epilog=wait.EPILOG)(wait.wait)
-app.command(epilog=route.EPILOG)(route.route)
-app.command(epilog=config.EPILOG)(config.config)
-app.command(epilog=top.EPILOG)(top.top)
-app.command(epilog=rebalance.EPILOG)(rebalance.rebalance)
-app.add_typer(tokens.app, name="tokens")
-app.command(epilog=access.WHOAMI_EPILOG)(access.whoami)
-app.command(epilog=access.AUDIT_EPILOG)(access.audit)
-app.add_typer(store.app, name="store")
-app.add_typer(monitoring.app, name="monitoring")
-app.add_typer(schema.app, name="schema")
-app.add_typer(fleet.app, name="fleet")
-app.command()(version)
-
-
 def main() -> None:
     """Run the command line and exit with its code."""
     # Else gRPC logs a line, in its own format, for every failed TLS handshake.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Else gRPC logs lines when a worker is started while gRPC is at work. No process here forks without an exec.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    app = command_line(_named(sys.argv[1:]))
     if not asks_for_json(sys.argv[1:]):
         app(prog_name="xds")
     try:

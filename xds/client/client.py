@@ -52,10 +52,9 @@ from xds.client.results import (
     nodes_of,
     revision_of,
 )
+from xds.model.given import ResourceLike
 from xds.model.groups import DEFAULT_GROUP
 from xds.model.problem import ChangesetRejectedError
-from xds.schema.wrapping import as_any
-from xds.sources.inline import ResourceLike, read_resources
 
 SERVICE = "/xds_control_plane.api.v1.Snapshots/"
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
@@ -618,6 +617,9 @@ def _rules(rules: Json) -> pb.Rules:
 
 def _anys(items: Iterable[ResourceLike], group: str) -> list[AnyMessage]:
     """Check and encode resources before sending them: problems then have the line of the text."""
+    from xds.schema.wrapping import as_any
+    from xds.sources.inline import read_resources
+
     try:
         return [as_any(each) for each in read_resources(items, group=group)]
     except ChangesetRejectedError as error:

@@ -9,11 +9,9 @@ from google.protobuf import json_format
 
 from xds._generated import snapshots_pb2 as pb
 from xds.client.errors import problems_of
+from xds.model.given import ResourceLike
 from xds.model.problem import Problem
-from xds.schema.ingest import ingest
-from xds.schema.show import any_json, to_json
-from xds.schema.wrapping import WRAPPER_URL
-from xds.sources.inline import ResourceLike
+from xds.model.types import WRAPPER_URL
 
 Json = dict[str, Any]
 
@@ -275,7 +273,11 @@ def name_of(message: Any) -> Name:
 
 def json_of(message: Any) -> Json:
     """Return the resource in a ``google.protobuf.Any``, as a dict."""
+    from xds.schema.show import any_json, to_json
+
     if message.type_url == WRAPPER_URL:
+        from xds.schema.ingest import ingest
+
         return to_json(ingest((message.type_url, message.value), allow_unknown_types=True, allow_redacted=True))
     return any_json(message.type_url, message.value)  # the server has checked it, which takes most of the time
 

@@ -4,6 +4,9 @@ How each type is sent is in ``xds.protocol.policy``.
 """
 
 TYPE_PREFIX = "type.googleapis.com/"
+WRAPPER = "envoy.service.discovery.v3.Resource"
+WRAPPER_URL = TYPE_PREFIX + WRAPPER
+"""The message around a resource that has more than its type says: a TTL, aliases, a name."""
 
 CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"

@@ -7,9 +7,8 @@ from typing import Any
 from xds.api.operations import ResourceDifference
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_json
-from xds.model.types import short_name
+from xds.model.types import WRAPPER_URL, short_name
 from xds.schema.fields import Field, field_changes
-from xds.schema.wrapping import WRAPPER_URL
 
 RESOURCES_MAX = 100
 """Resources whose fields are shown on one page; of others only the names."""

@@ -17,7 +17,7 @@ from xds._generated.xds_wire_pb2 import DeltaDiscoveryResponse, DiscoveryRespons
 from xds._generated.xds_wire_pb2 import Resource as WireResource
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
-from xds.model.types import CLUSTER, ENDPOINTS, SECRET, TYPE_PREFIX
+from xds.model.types import CLUSTER, ENDPOINTS, SECRET, WRAPPER_URL
 from xds.model.view import FINGERPRINT_MASK, View
 from xds.protocol.diff import EMPTY_SET, Diff, Overrides, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
@@ -35,7 +35,6 @@ FIELD_BYTES = 6
 """Maximum bytes before each resource or name: its tag and length."""
 NEVER_SEEN = 1 << 62
 _NO_NAME = re.compile(r"""[\s,;:'"()\[\]{}]+""")
-WRAPPER = TYPE_PREFIX + "envoy.service.discovery.v3.Resource"
 
 
 @dataclass(slots=True, eq=False)
@@ -342,7 +341,7 @@ def sotw_body(resource: Resource) -> bytes:
 def sotw_wrapped(encoded: bytes) -> bytes:
     """Return the Any of a SotW response that contains an encoded ``Resource`` message."""
     wire = WireResource()
-    wire.resource.type_url = WRAPPER
+    wire.resource.type_url = WRAPPER_URL
     wire.resource.value = encoded
     return wire.resource.SerializeToString()
 

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from xds._generated import xds_wire_pb2
-from xds.model.types import type_url_of
+from xds.model.types import WRAPPER, type_url_of
 from xds.model.xdstp import canonical
 from xds.schema.convert import ConversionError, message_from_json
 from xds.schema.decode import Findings, decode, unknown_type
@@ -16,7 +16,6 @@ from xds.schema.paths import Finding, Path
 from xds.schema.pool import ANY, Schema
 from xds.schema.wire import NANOS_PER_SECOND
 
-WRAPPER = "envoy.service.discovery.v3.Resource"
 _WRAPPERS = frozenset({WRAPPER, xds_wire_pb2.Resource.DESCRIPTOR.full_name})
 _NOT_SERVED = ("resource_name", "cache_control", "metadata")
 _ACCEPTED = 'a mapping with "@type", a protobuf or envoy-data-plane message, or a pair of type URL and bytes'

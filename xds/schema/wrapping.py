@@ -9,12 +9,9 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from xds.model.resource import Resource
-from xds.model.types import TYPE_PREFIX
+from xds.model.types import WRAPPER_URL
 from xds.schema.names import NAMED_INSIDE, has_name_inside
-from xds.schema.parcel import WRAPPER
 from xds.schema.pool import load_schema
-
-WRAPPER_URL = TYPE_PREFIX + WRAPPER
 
 
 def needs_wrapper(resource: Resource) -> bool:

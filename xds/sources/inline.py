@@ -2,19 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from xds.model.given import ResourceLike
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.schema.ingest import ingest
 from xds.sources.documents import items_of
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import FileDocument, YamlLimits, read_yaml_documents
-
-ResourceLike = Any
-"""A dict in Envoy's JSON form with ``@type``; YAML text of one, of a list of them, or of a file with ``resources:``; an
-``envoy-data-plane`` or google.protobuf message; a pair of type URL and bytes; or a ``Resource``.
-"""
 
 
 def read_resources(items: Iterable[ResourceLike], *, group: str) -> tuple[Resource, ...]:
