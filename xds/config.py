@@ -398,10 +398,10 @@ class Settings(BaseSettings):
         """What a client must show to get secrets."""
         return self.secrets.require or ("none" if self.listen.is_loopback else "authenticated")
 
-    def gives_secrets(self, *, tls: bool, authenticated: bool, identity: bool) -> bool:
-        """Return whether a client gets secrets that connects over TLS or not, and has shown this much of itself."""
-        shown = {"none": True, "tls": tls, "authenticated": authenticated, "identity": identity}
-        return shown[self.secrets_require]
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of the xDS port's TLS, None without TLS."""
+        return self.tls.files(self.identity.certificate, api_client_ca=self.api.tls_client_ca)
 
     @property
     def open_api(self) -> dict[SettingPath, Address]:
@@ -588,11 +588,6 @@ class ServingInfo:
     api_tls: bool = False
     """Whether the push API and the admin port speak TLS."""
     directory_problem: str = ""
-
-
-def tls_files(settings: Settings) -> TlsFiles | None:
-    """Return the files of the xDS port's TLS, None without TLS."""
-    return settings.tls.files(settings.identity.certificate, api_client_ca=settings.api.tls_client_ca)
 
 
 def api_tls_files(settings: Settings) -> TlsFiles | None:

@@ -76,8 +76,9 @@ class IssuerSettings(BaseModel):
             raise ValueError("the subject of tokens of Kubernetes is the claim sub; leave out subject_claim")
         return self
 
+    @property
     def of_identity(self) -> Issuer:
-        """Return the issuer as the verifier takes it."""
+        """The issuer as the verifier takes it."""
         return Issuer(**{name: getattr(self, name) for name in type(self).model_fields})
 
 

@@ -35,7 +35,7 @@ def test_issuers_come_from_the_settings_file(tmp_path: Path, keys: Path) -> None
     file = tmp_path / "xds.json"
     file.write_text(json.dumps({"identity": {"source": "token", "issuers": [issuer(keys, kubernetes=True)]}}))
     (found,) = load_settings(config_file=file).identity.issuers
-    assert found.of_identity() == Issuer(
+    assert found.of_identity == Issuer(
         name="corp", issuer=t.ISSUER, audiences=("xds",), jwks_file=keys, kubernetes=True
     )
 

@@ -8,9 +8,8 @@ that other workers need.
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xds.config import Settings
 from xds.model.changeset import Changeset
 from xds.protocol.holders import HoldersQuery
 from xds.protocol.inspection import InspectQuery
@@ -21,12 +20,15 @@ from xds.registry.session_events import SessionEvent
 from xds.serving.memory_watch import MemoryState
 from xds.telemetry.process_figures import ProcessFigures
 
+if TYPE_CHECKING:
+    from xds.config import Settings
+
 
 @dataclass(frozen=True, slots=True)
 class Begin:
     """The first message to a worker: the settings, and everything that is served, at a revision."""
 
-    settings: Settings
+    settings: "Settings"
     revision: int
     state: bytes
     """An encoded changeset, shared by all workers that begin at this revision."""

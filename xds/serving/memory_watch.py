@@ -7,13 +7,16 @@ where it is a setting, each process has its share.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
-from xds.overload_settings import OverloadSettings
 from xds.process.memory import return_holes
 from xds.process.memory_readings import Read, Reading, cgroup_reading, process_reading
 from xds.transport.admission import Pressure
+
+if TYPE_CHECKING:
+    from xds.overload_settings import OverloadSettings
 
 log = structlog.get_logger("xds")
 LOOK_EVERY_S = 1.0
@@ -53,7 +56,7 @@ def shown(reading: Reading) -> str:
     return f"{text}; stalled {reading.stalled:.0%} of the time" if reading.stalled else text
 
 
-def next_pressure(before: Pressure, reading: Reading, settings: OverloadSettings) -> Pressure:
+def next_pressure(before: Pressure, reading: Reading, settings: "OverloadSettings") -> Pressure:
     """Return the pressure after a reading: it rises at once, and falls only well below the share where it rose."""
     begins = {
         Pressure.SLOW: settings.slow_ratio,
@@ -70,7 +73,7 @@ def next_pressure(before: Pressure, reading: Reading, settings: OverloadSettings
     return max(risen, kept, stalls)
 
 
-def reader(settings: OverloadSettings, processes: int) -> Read | None:
+def reader(settings: "OverloadSettings", processes: int) -> Read | None:
     """Return how this process reads its memory, None without any limit. ``processes`` share a limit that is set."""
     if settings.memory_bytes_max is not None:
         return process_reading(settings.memory_bytes_max // processes)
@@ -82,7 +85,7 @@ class MemoryWatch:
 
     def __init__(
         self,
-        settings: OverloadSettings,
+        settings: "OverloadSettings",
         read: Read | None,
         on_look: Callable[[MemoryState], None],
         *,

@@ -5,8 +5,8 @@ import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-from xds.config import Settings
 from xds.identity.admission import RefusedTokenError
 from xds.identity.gate import TokenGate
 from xds.identity.issuers import Issuer
@@ -19,16 +19,19 @@ from xds.reporting.events import log_fault, log_keys, log_keys_problem, log_refu
 from xds.transport.stream_expiry import StreamExpiry
 from xds.transport.tokens import Tokens
 
+if TYPE_CHECKING:
+    from xds.config import Settings
+
 
 class NodeTokens:
     """Admits clients by their tokens, from ``start`` to ``stop``. Create it on the event loop."""
 
-    def __init__(self, settings: Settings, counters: Counters, make_peer: Callable[[tuple[str, ...]], Peer]) -> None:
+    def __init__(self, settings: "Settings", counters: Counters, make_peer: Callable[[tuple[str, ...]], Peer]) -> None:
         identity = settings.identity
         self._counters = counters
         self._background = Background()
         self._tasks: list[asyncio.Task[None]] = []
-        issuers = [each.of_identity() for each in identity.issuers]
+        issuers = [each.of_identity for each in identity.issuers]
         self._keys = {issuer.name: (issuer, self._source(issuer, settings)) for issuer in issuers}
         self._gate = TokenGate(
             Verifier(list(self._keys.values()), leeway_s=identity.leeway_s, now=time.time),
@@ -43,7 +46,7 @@ class NodeTokens:
         self.tokens = Tokens(self._gate, self._expiry, self._note_refusal)
         """For the transport."""
 
-    def _source(self, issuer: Issuer, settings: Settings) -> KeySource:
+    def _source(self, issuer: Issuer, settings: "Settings") -> KeySource:
         return keys_of(
             issuer,
             interval_s=settings.identity.keys_interval_s,

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xds.address import Address
-from xds.config import Settings, tls_files
 from xds.limits import LimitHits
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
@@ -63,6 +62,7 @@ from xds.version import __version__
 
 if TYPE_CHECKING:
     from xds.api.csds import ClientStatusService
+    from xds.config import Settings
     from xds.serving.node_tokens import NodeTokens
     from xds.transport.grpcio import GrpcioOptions
 
@@ -78,7 +78,7 @@ class Streams:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: "Settings",
         schema: Schema,
         catalog: Catalog,
         *,
@@ -452,16 +452,16 @@ class Streams:
 
     def _make_peer(self, identity: tuple[str, ...]) -> Peer:
         """Return the peer of a client with a certificate."""
-        given = self.settings.gives_secrets(tls=True, authenticated=True, identity=bool(identity))
+        given = _gives_secrets(self.settings, tls=True, authenticated=True, identity=bool(identity))
         return Peer(identity, gets_secrets=given)
 
     def _make_token_peer(self, identity: tuple[str, ...]) -> Peer:
         """Return the peer of a client with a token, which the identity is from."""
-        given = self.settings.gives_secrets(tls=self.settings.tls.mode != "off", authenticated=True, identity=True)
+        given = _gives_secrets(self.settings, tls=self.settings.tls.mode != "off", authenticated=True, identity=True)
         return Peer(identity, gets_secrets=given)
 
     def _tls_files(self) -> TlsFiles | None:
-        return tls_files(self.settings)
+        return self.settings.tls_files
 
     def _native_options(self) -> NativeOptions:
         settings = self.settings
@@ -485,7 +485,7 @@ class Streams:
             age_max_s=connections.age_max_s,
             age_grace_s=connections.age_grace_s,
             tls=self._tls_files(),
-            anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
+            anonymous=Peer(gets_secrets=_gives_secrets(settings, tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
             tokens=None if self._tokens is None else self._tokens.tokens,
         )
@@ -508,7 +508,7 @@ class Streams:
             age_max_s=settings.connections.age_max_s,
             age_grace_s=settings.connections.age_grace_s,
             tls=self._tls_files(),
-            anonymous=Peer(gets_secrets=settings.gives_secrets(tls=tls, authenticated=False, identity=False)),
+            anonymous=Peer(gets_secrets=_gives_secrets(settings, tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
             tokens=None if self._tokens is None else self._tokens.tokens,
             reflection_pool=self._schema.pool if settings.reflection else None,
@@ -520,7 +520,13 @@ def address_of(session: Session) -> str:
     return session.streams[0].address
 
 
-def _ordering(settings: Settings) -> Ordering:
+def _gives_secrets(settings: "Settings", *, tls: bool, authenticated: bool, identity: bool) -> bool:
+    """Return whether a client gets secrets that connects over TLS or not, and has shown this much of itself."""
+    shown = {"none": True, "tls": tls, "authenticated": authenticated, "identity": identity}
+    return shown[settings.secrets_require]
+
+
+def _ordering(settings: "Settings") -> Ordering:
     protocol = settings.protocol
     return Ordering(
         enabled=protocol.ordering,
@@ -529,12 +535,12 @@ def _ordering(settings: Settings) -> Ordering:
     )
 
 
-def _encoding(settings: Settings) -> Encoding:
+def _encoding(settings: "Settings") -> Encoding:
     identifier = f"xds-control-plane/{__version__}"
     return Encoding(response_bytes_max=settings.protocol.response_bytes_max, identifier=identifier)
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: "Settings") -> Limits:
     protocol = settings.protocol
     return Limits(
         node_bytes_max=protocol.node_bytes_max,
@@ -547,7 +553,7 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _admission_limits(settings: Settings) -> AdmissionLimits:
+def _admission_limits(settings: "Settings") -> AdmissionLimits:
     overload = settings.overload
     return AdmissionLimits(
         streams_max=settings.transport.streams_max,

@@ -57,6 +57,7 @@ from xds.serving.feed import (
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader, worst
 from xds.serving.own_figures import process_figures
 from xds.serving.served import ServedRevisions
+from xds.serving.worker_settings import plain
 from xds.serving.workers_state import WorkersState
 from xds.telemetry.histogram import Histogram
 from xds.telemetry.process_figures import ProcessFigures
@@ -386,7 +387,9 @@ class WorkerStreams:
             self._state = (revision, encode(self._catalog.export()))
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
         self._served.note(worker, revision)
-        begin = Begin(self.settings, revision, self._state[1], entries, chosen_schema(), self._workers + 1, str(worker))
+        begin = Begin(
+            plain(self.settings), revision, self._state[1], entries, chosen_schema(), self._workers + 1, str(worker)
+        )
         worker.channel.send(encode(begin))
 
     def _forget_state(self) -> None:
