@@ -1,6 +1,7 @@
 """Encrypted stores: no value is written in plain, keys can be rotated at any time, and errors name the key."""
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from xds.store.cache import StateCache
 from xds.store.copying import copy_store
 from xds.store.entries import Entry, Key, State, Store, Stored
 from xds.store.errors import IdReusedError, StoreError, UnreadableError
-from xds.store.etcd import EtcdStore
+from xds.store.etcd import COMPACTIONS_MAX, EtcdStore
 from xds.store.etcd_client import EtcdClient, EtcdOptions, end_of
-from xds.store.etcd_rekey import convert_etcd
+from xds.store.etcd_rekey import STALE_PASSES_MAX, _Conversion, convert_etcd
 from xds.store.keys import KeyRing, KeySource, StoreKey, new_key, write_key_file
 from xds.store.memory import MemoryStore
 from xds.store.rekey import convert_sqlite, decrypting, encrypting
@@ -322,6 +323,91 @@ async def test_etcd_is_encrypted_anew_while_control_planes_write(etcd: Etcd) -> 
     assert (await follower.state()).resources[C] == MARKER + b"-11"
     for store in (writer, plain, follower, only_new):
         await store.close()
+
+
+async def test_a_compaction_leaves_no_value_with_the_key_that_it_had_in_memory(etcd: Etcd) -> None:
+    """A server that runs since before the conversion compacts all of its history, and the old key is removed."""
+    options, old, new = await options_of(etcd), new_key(), new_key()
+    server = sealed(await EtcdStore.open(options, "memory"), old)
+    await fill_etcd(server)
+    await convert_etcd(options, "memory", encrypting(Sealer(ring(new, old))))
+    assert await server.compact(await server.newest()) == 12
+    only_new = sealed(await EtcdStore.open(options, "memory"), new)
+    assert (await only_new.state()).resources[C] == MARKER + b"-11"
+    for store in (server, only_new):
+        await store.close()
+
+
+@pytest.mark.parametrize("rounds", [1, COMPACTIONS_MAX])
+async def test_a_compaction_during_a_conversion_begins_anew_or_waits(
+    etcd: Etcd, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, prefix = await options_of(etcd), f"meanwhile-{rounds}"
+    keys = [new_key() for _ in range(rounds + 1)]
+    inner = await EtcdStore.open(options, prefix)
+    server = sealed(inner, keys[0])
+    await fill_etcd(server)
+    put_pieces, converted = inner._layout.put_pieces, 0
+
+    async def convert_before(data: bytes) -> tuple[str, int]:
+        nonlocal converted
+        if converted < rounds:
+            converted += 1
+            await convert_etcd(options, prefix, encrypting(Sealer(ring(*reversed(keys[: converted + 1])))))
+        return await put_pieces(data)
+
+    monkeypatch.setattr(inner._layout, "put_pieces", convert_before)
+    assert await server.compact(8) == (8 if rounds < COMPACTIONS_MAX else 4)
+    only_newest = sealed(await EtcdStore.open(options, prefix), keys[-1])
+    assert (await only_newest.state()).resources[C] == MARKER + b"-11"
+    assert (await only_newest.survey()).values_by_key.keys() == {keys[-1].id}
+    done = await convert_etcd(options, prefix, encrypting(Sealer(ring(keys[-1]))))
+    assert (done.converted, done.leftovers) == (0, ())
+    for store in (server, only_newest):
+        await store.close()
+
+
+async def test_values_that_a_compaction_moves_past_a_conversion_are_converted(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compaction comes after the base was looked at, and takes all records away before they are."""
+    options, old, new = await options_of(etcd), new_key(), new_key()
+    server = sealed(await EtcdStore.open(options, "moved"), old)
+    for number in range(3):
+        await server.append(entry(number, A, B, C))
+    convert_log = _Conversion._convert_log
+
+    async def compact_before(conversion: _Conversion, found: rekey.Progress) -> None:
+        await server.compact(await server.newest())
+        await convert_log(conversion, found)
+
+    monkeypatch.setattr(_Conversion, "_convert_log", compact_before)
+    await convert_etcd(options, "moved", encrypting(Sealer(ring(new, old))))
+    only_new = sealed(await EtcdStore.open(options, "moved"), new)
+    assert (await only_new.state()).resources[C] == MARKER + b"-2"
+    for store in (server, only_new):
+        await store.close()
+
+
+async def test_a_control_plane_that_goes_on_with_another_key_is_named(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, old, new = await options_of(etcd), new_key(), new_key()
+    server = sealed(await EtcdStore.open(options, "stale"), old)
+    await fill_etcd(server)
+    numbers = itertools.count(100)
+    convert_base = _Conversion._convert_base
+
+    async def write_before(conversion: _Conversion, found: rekey.Progress) -> str:
+        await server.append(entry(next(numbers)))
+        return await convert_base(conversion, found)
+
+    monkeypatch.setattr(_Conversion, "_convert_base", write_before)
+    said = rf"another key \(revision \d+ by ann with the key {old.id}\): give all of them the newest"
+    with pytest.raises(StoreError, match=said):
+        await convert_etcd(options, "stale", encrypting(Sealer(ring(new, old))))
+    assert next(numbers) == 100 + STALE_PASSES_MAX
+    await server.close()
 
 
 def _first(old: StoreKey) -> rekey.Convert:

@@ -59,7 +59,8 @@ class FakeEtcd:
             self._put({op.request_put.key: op.request_put.value for op in success})
         else:
             for op in failure:
-                response.responses.add().response_range.kvs.append(self._kv(op.request_range.key))
+                key = op.request_range.key
+                response.responses.add().response_range.kvs.extend([self._kv(key)] if key in self._keys else [])
         response.header.revision = self.revision
         if holds and self.before_reply is not None:
             before, self.before_reply = self.before_reply, None

@@ -51,6 +51,8 @@ SETTLE_S = 1.8
 """How long to try to find out the outcome of a write whose reply was lost. A write that can't be made fails within two
 seconds; the election of a leader takes less with the settings that docs/store.md recommends."""
 RETRY_S = 0.2
+COMPACTIONS_MAX = 3
+"""How often a compaction begins anew because values were rewritten meanwhile."""
 REPLACED = "the store was replaced by another one, which is not read yet"
 
 
@@ -167,12 +169,16 @@ class EtcdStore(Store):
         self._must_be_open()
         if revision is None or revision == self._notifier.revision:
             return State(self._now.revision, dict(self._now.resources), self._now.groups)
+        return (await self._read_state(revision))[0]
+
+    async def _read_state(self, revision: int) -> tuple[State, int]:
+        """Return a state as etcd has it, and the etcd revision at which it was read."""
         must_be_kept(revision, oldest=self._oldest, newest=self._notifier.revision)
         head, at = await self._read_present_head()  # all is read at one etcd revision: other replicas compact meanwhile
         must_be_kept(revision, oldest=head.oldest, newest=head.revision)
         base = await self._layout.read_base(head, at)
         log = await self._layout.read_log(base.revision, head.revision, at)
-        return replay(base, [each for each in log if each.revision <= revision])
+        return replay(base, [each for each in log if each.revision <= revision]), at
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         self._must_be_open()
@@ -358,11 +364,29 @@ class EtcdStore(Store):
         if revision <= self._oldest:
             return self._oldest
         epoch = self.epoch
-        try:
-            state = await self.state(revision)
-        except CompactedError as error:  # another replica has compacted more meanwhile
-            return error.oldest
-        name, count = await self._layout.put_pieces(encode_base(state))
+        # The state is that of etcd, not the one in memory, whose values may have the key that they had when they were
+        # read. Where values are rewritten meanwhile, it is read again; where they still are, it is left for next time.
+        for _ in range(COMPACTIONS_MAX):
+            try:
+                state, at = await self._read_state(revision)
+            except CompactedError as error:  # another replica has compacted more meanwhile
+                return error.oldest
+            rekeyed = await self._layout.rekeyed_at(at)
+            name, count = await self._layout.put_pieces(encode_base(state))
+            if await self._put_base(epoch, revision, name, count, rekeyed):
+                return revision
+            await self._layout.delete_pieces(name)
+            if self._head.oldest >= revision:
+                break
+        return self._head.oldest
+
+    async def _put_base(self, epoch: str, revision: int, name: str, count: int, rekeyed: int) -> bool:
+        """Have the log begin at a revision, whose state is in pieces; return whether it does.
+
+        It does not if another replica has compacted as much, or values were rewritten since etcd's revision
+        ``rekeyed``.
+        """
+        rekeyed_key = self._layout.rekeyed_key
         while self._head.oldest < revision:
             if self._head.epoch != epoch:
                 raise UnavailableError(REPLACED)
@@ -371,10 +395,12 @@ class EtcdStore(Store):
             new = pb.Head()
             new.CopyFrom(old)
             new.oldest, new.base, new.base_pieces, new.fence = revision, name, count, ""
-            compare = [unchanged_since(self._layout.head_key, self._head_mod)]
+            compare = [unchanged_since(self._layout.head_key, self._head_mod), unchanged_since(rekeyed_key, rekeyed)]
             puts = [put_op(self._layout.head_key, new.SerializeToString())]
             try:
-                answer = await self._client.transact(compare, puts, [get_op(self._layout.head_key)])
+                answer = await self._client.transact(
+                    compare, puts, [get_op(self._layout.head_key), get_op(rekeyed_key)]
+                )
             except LostReplyError as error:
                 raise UnavailableError(f"etcd: {error}") from None  # retried next time; some pieces may be left over
             if answer.succeeded:
@@ -383,10 +409,12 @@ class EtcdStore(Store):
                 await self._layout.delete_log(revision)
                 if old.base:
                     await self._layout.delete_pieces(old.base)
-                return revision
-            self._take_reply(answer.responses[0].response_range.kvs, epoch)
-        await self._layout.delete_pieces(name)
-        return self._head.oldest
+                return True
+            head, mark = (each.response_range.kvs for each in answer.responses)
+            self._take_reply(head, epoch)
+            if (mark[0].mod_revision if mark else 0) != rekeyed:
+                return False
+        return False
 
     # --- From etcd ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Below a prefix: ``head`` (a ``Head``), ``log/REVISION`` (a ``Record`` of the batch with that last revision), and
 ``pieces/NAME/N`` (a piece of a batch too large for one request, or of the base state at which the log begins).
-``obsolete/NAME`` marks pieces that nothing refers to any more and that are to be deleted (``etcd_rekey``).
+``obsolete/NAME`` marks pieces that nothing refers to any more and that are to be deleted, and ``rekeyed`` is set
+whenever values are rewritten with another key (``etcd_rekey``).
 """
 
 import logging
@@ -40,6 +41,11 @@ class EtcdLayout:
     @property
     def head_key(self) -> bytes:
         return self.prefix + b"head"
+
+    @property
+    def rekeyed_key(self) -> bytes:
+        """The key that is set in every transaction that rewrites values."""
+        return self.prefix + b"rekeyed"
 
     @property
     def log_prefix(self) -> bytes:
@@ -142,6 +148,11 @@ class EtcdLayout:
             return decode_base(await self._read_pieces(head.base, head.base_pieces, at), head.oldest)
         except DecodeError as error:
             raise _unreadable(self._piece_key(head.base, 0), str(error)) from None
+
+    async def rekeyed_at(self, at: int) -> int:
+        """Return the etcd revision at which values were last rewritten, as of the etcd revision ``at``; 0 if never."""
+        found = await self._client.range(self.rekeyed_key, revision=at)
+        return found.kvs[0].mod_revision if found.kvs else 0
 
     async def put_pieces(self, data: bytes) -> tuple[str, int]:
         """Write bytes as pieces; return their name and number."""
