@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -184,16 +186,27 @@ async def send(
     text = "\r\n".join([*head, "", ""])
     server_name = request.server_name or "" if tls else None
     async with asyncio.timeout(20):
+        connection = _bound(source or ("127.0.0.1", 0))
         try:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", port, ssl=tls, server_hostname=server_name, local_addr=source
-            )
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+            reader, writer = await asyncio.open_connection(sock=connection, ssl=tls, server_hostname=server_name)
         except (OSError, ssl.SSLError):
+            connection.close()
             return None
         writer.write(text.encode())
         data = await _read_answer(reader)
         writer.transport.abort()
     return _parse(data, request.method) if data else None
+
+
+def _bound(source: tuple[str, int]) -> socket.socket:
+    """Return a socket that connects from an address, which is free again as soon as it is closed."""
+    bound = socket.socket()
+    bound.setblocking(False)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    bound.bind(source)
+    return bound
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> bytes:
