@@ -198,6 +198,65 @@ def test_a_removed_route_that_is_still_in_use_waits_for_its_clusters_when_it_com
     assert clusters_sent(said) == [full(variant, "e@2", "c@1 e@2"), full(variant, "-c", "e@2")]
 
 
+def _returning(world: World, reported: bool) -> Client:
+    """Return a client that was sent the removal of r@1, still drains it, and lost its stream.
+
+    Without ``reported`` it is a new Envoy of the same node, which has nothing.
+    """
+    world.publish(static("c"), listener("l", routes="r"), route("r", 1, "c"))
+    client = holding(world, DELTA, routes=["r"])
+    world.publish(remove=[listener("l"), route("r", 1)])
+    client.ack_all()
+    client.close()
+    world.publish(static("e"), route("r", 2, "e"), listener("l2", routes="r"), remove=[static("c")])
+    again = world.client(connection="another")
+    with world.burst():
+        again.request(CDS, have={"c": "1"} if reported else {})
+        again.request(LDS)
+        again.request(RDS, subscribe=["r"])
+    return again
+
+
+def test_a_removed_route_that_drains_and_whose_node_returns_waits_for_its_clusters(make_world: MakeWorld) -> None:
+    """As above on the next stream. r@1 is not reported, as it was removed, and works while the node subscribes to r."""
+    world = make_world(ordering=QUICK)
+    again = _returning(world, reported=True)
+    said = settle_for(world, again, 2 * DRAIN_S, "e@1")
+    assert [line for line in said if line.startswith("RDS")] == []
+    assert clusters_sent(said) == ["e@1"]
+    world.publish(static("e", 2))
+    said = settle(again, "e@1")
+    assert [line.split(" ", 2)[::2] for line in said if line[:3] in ("CDS", "RDS")] == [
+        ["CDS", "e@2"],
+        ["RDS", "r@2"],
+        ["CDS", "-c"],
+    ]
+
+
+def test_a_listener_that_waits_for_its_clusters_comes_once_its_older_version_has_drained(make_world: MakeWorld) -> None:
+    """l@1 was removed and works until it has drained. l@2 refers to a rejected cluster, and then takes nothing away."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("c"), listener("l", clusters="c"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.subscribe(LDS, "l")
+    client.ack_all()
+    world.publish(remove=[listener("l")])
+    client.ack_all()
+    world.publish(static("e"), listener("l", 2, clusters="e"))
+    said = settle_for(world, client, DRAIN_S / 2, "e@1")
+    assert [line for line in said if line.startswith("LDS")] == []
+    said = settle_for(world, client, DRAIN_S, "e@1")
+    assert [line.split(" ", 2)[2] for line in said if line.startswith("LDS")] == ["l@2"]
+
+
+def test_a_new_envoy_of_a_node_that_drained_a_route_is_sent_the_route(make_world: MakeWorld) -> None:
+    """It has no older version that works, and its listener waits for the route."""
+    world = make_world(ordering=QUICK)
+    said = settle(_returning(world, reported=False), "e@1")
+    assert [line.split(" ", 2)[2] for line in said if line.startswith("RDS")] == ["r@2"]
+
+
 # --- What drains ---------------------------------------------------------------------------------------------------
 
 
@@ -775,6 +834,26 @@ def test_a_good_cluster_that_was_rejected_beside_a_bad_one_is_sent_alone(world: 
     assert settle(client) == ["RDS #7 r@2"]
     world.publish(static("bad", 2))
     assert settle(client) == ["CDS #8 bad@2", "RDS #9 q@2"]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["wildcard", "named"])
+def test_a_good_cluster_that_was_rejected_beside_a_bad_one_and_is_gone_is_not_sent_alone(
+    make_world: MakeWorld, named: bool
+) -> None:
+    """Its removal is held, as l@0 of an earlier stream may use it. A client that names it is owed an answer."""
+    world = make_world(ordering=QUICK)
+    world.publish(static("good"), static("bad"), listener("l", clusters="good"))
+    client = world.client()
+    with world.burst():
+        client.request(CDS, subscribe=["*", "good"] if named else [])
+        client.request(LDS, have={"l": "0"})
+    with world.burst():
+        client.nack(CDS, "Error adding/updating cluster(s) bad: unsupported lb policy")
+        if named:
+            client.request(CDS, subscribe=["good"])
+        world.publish(remove=[static("good"), listener("l", clusters="good")])
+    assert clusters_sent(client.take()) == (["good@1"] if named else [])
+    assert clusters_sent(settle_for(world, client, 2 * DRAIN_S)) == ["-good"]
 
 
 @pytest.mark.parametrize("message", ["no such lb policy", "good: x, bad: y"], ids=["names none", "names all"])

@@ -33,16 +33,6 @@ KNOWN: tuple[Known, ...] = (
         r"worked before, now uses .*, which were rejected|uses .*, which are not there",
         lambda envoy: not envoy.delta and (envoy.has_rejected or envoy.returned),
     ),
-    Known(
-        "a route goes to a rejected cluster after a return, or per type after its endpoints were asked for",
-        r"worked before, now uses .*, which were rejected",
-        lambda envoy: envoy.has_rejected and (envoy.returned or envoy.per_type),
-    ),
-    Known(
-        "a cluster that goes while it is sent alone, as it was rejected beside a bad one, is sent once more",
-        r"is sent CDS .*, which is an older one",
-        lambda envoy: envoy.delta and envoy.has_rejected,
-    ),
 )
 
 

@@ -462,6 +462,8 @@ class Draft:
             # The answer is overdue: the next clusters are sent, and routes follow those that were sent before.
             self.acked_snapshot = self.sent_snapshot
         before = state.overrides
+        if state.required_names and self.missing_clusters:
+            state = self.put(state.without_required_gone(self.newest.view(state.type_url)))
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
         self.sent_snapshot = self.newest
@@ -707,7 +709,9 @@ class Draft:
             self.overdue.append(OverdueResponse(state.kind, state.nonce, now - state.sent_at))
         for state in self.routing_types:
             if now >= state.drain_at:
-                self.put(state.forget_drained(now))
+                state = self.put(state.forget_drained(now))
+                if state.overrides and self.missing_clusters:
+                    self.put(state._replace(dirty=True))  # an update may have been held for what drained
         if self.wait_for_clusters_until and now >= self.wait_for_clusters_until and rules.ordering.enabled:
             self.wait_for_clusters_until = 0.0
         if now >= self.hold_removals_until:

@@ -225,17 +225,20 @@ def begin_delta(
     interned: Interned,
     view: View,
     nacked: frozenset[str] | None,
+    *,
+    drains: bool = False,
 ) -> TypeState:
     """Apply the first delta request of a type on a stream.
 
     The reported versions are compared with ``view``, except for those of ``nacked`` names; if ``nacked`` is None, all
-    reported versions are ignored.
+    reported versions are ignored. ``drains``: the client returned and may still use versions of the type that it does
+    not report; updates of these may be held.
     """
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = _reported(request)
-    if nacked is not None and (versions or nacked):
+    if nacked is not None and (versions or nacked or drains):
         # Names that do not exist must be answered; the others are sent if the client has another version.
         missing = (name for name in names if view.known_as(name) is None)
         return state._replace(
