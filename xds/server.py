@@ -88,12 +88,12 @@ async def serve(
         control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_files=True)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
-        background = control_plane.background
         store = await _unless_ended(_open_store(control_plane), ending)
         if store is None:
-            log.info("stopped before anything was served")
-            return 0
-        publisher = await _publisher(store, control_plane, reloading.refused, stack)
+            return _ended_early()
+        publisher = await _publisher(store, control_plane, reloading.refused, stack, ending)
+        if publisher is None:
+            return _ended_early()
         await publisher.start()
         reader, content = None, None
         if settings.directory is not None:
@@ -101,9 +101,10 @@ async def serve(
             reader = _reader(settings, settings.directory, progress)
             content = await _unless_ended(_read(reader), ending)
             if content is None:
-                log.info("stopped before anything was served")
-                return 0
-        due = await _publish_first(control_plane, publisher, content, reloading)
+                return _ended_early()
+        due = await _unless_ended(_publish_first(control_plane, publisher, content, reloading), ending)
+        if ending.is_set():
+            return _ended_early()
         _follow_store(control_plane, publisher, store)
         settle_memory()
         if settings.api.rest:
@@ -116,17 +117,23 @@ async def serve(
             asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
         )
         last.push_async_callback(admission.finish)  # once no port answers and no change is under way any more
-        await _start_access(control_plane, admission, reloading.records)
+        await _unless_ended(_start_access(control_plane, admission, reloading.records), ending)
         await _start_push_api(control_plane, rest, api)
         stack.push_async_callback(api.stop)
         await stack.enter_async_context(answers.serving(control_plane, api.address))
-        kept = settings.store
+        kept, background = settings.store, control_plane.background
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
         _tell_ready(control_plane, api, store, announce)
         reloading.begin(control_plane, api, admission, store, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading, due)
     log.info("stopped")
+    return 0
+
+
+def _ended_early() -> int:
+    """Return the exit code of a process that is to end before it serves."""
+    log.info("stopped before anything was served")
     return 0
 
 
@@ -372,19 +379,23 @@ def _measured(admission: "Admission") -> "Admission":
     return admission
 
 
-def _judge(settings: Settings, stack: AsyncExitStack) -> "Judge | None":
-    """Return the Envoy that judges resources, tried once; the stack closes it.
+async def _judge(settings: Settings, stack: AsyncExitStack) -> "Judge | None":
+    """Return the Envoy that judges resources, tried once; the stack closes it, also while it is tried.
 
     Raises EnvoyMissingError and EnvoyUnusableError.
     """
     validation = settings.validation
     if validation.envoy == "off" and not validation.attributes_nacks:
         return None
-    from xds.validation.judge import Judge
 
-    judge = Judge(validation.envoy_path, timeout_s=validation.envoy_timeout_s)
+    def load() -> "Judge":
+        from xds.validation.judge import Judge
+
+        return Judge(validation.envoy_path, timeout_s=validation.envoy_timeout_s)
+
+    judge = await asyncio.to_thread(load)
     stack.callback(judge.close)
-    judge.check()
+    await asyncio.to_thread(judge.check)
     return judge
 
 
@@ -409,9 +420,17 @@ def _nack_judge(judge: "Judge | None", control_plane: App) -> "NackJudge | None"
     return NackJudge(judge, snapshot_of)
 
 
-async def _publisher(store: Store, control_plane: App, refused: "_RefusedChange", stack: AsyncExitStack) -> Publisher:
-    """Return the publisher, which the stack stops: that answers those that wait for the judge, before it is closed."""
-    judge = await asyncio.to_thread(_judge, control_plane.settings, stack)
+async def _publisher(
+    store: Store, control_plane: App, refused: "_RefusedChange", stack: AsyncExitStack, ending: asyncio.Event
+) -> Publisher | None:
+    """Return the publisher, or None, with the store closed, if the process is to end while its judge is tried.
+
+    The stack stops it: that answers those that wait for the judge, before it is closed.
+    """
+    judge = await _unless_ended(_judge(control_plane.settings, stack), ending)
+    if ending.is_set():
+        await store.close()
+        return None
     control_plane.attributions.ask = _nack_judge(judge, control_plane)
 
     def serve(changeset: Changeset, revision: int) -> None:

@@ -5,8 +5,10 @@ import contextlib
 import fcntl
 import os
 import resource
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +163,26 @@ async def test_a_server_that_ends_leaves_no_envoy(envoy: Path, temporary: Path, 
         pushing.cancel()
         (outcome,) = await asyncio.gather(pushing, return_exceptions=True)
         assert isinstance(outcome, BaseException), "it was not accepted"
+
+
+@pytest.mark.parametrize("hangs", ["at once", "at the directory"])
+async def test_a_signal_ends_a_server_while_its_envoy_is_tried(
+    envoy: Path, temporary: Path, tmp_path: Path, hangs: str
+) -> None:
+    if hangs == "at once":
+        envoy.write_text(envoy.read_text().replace(HANGS, "''"))
+    directory = tmp_path / "mesh"
+    directory.mkdir()
+    r.write_directory(directory, [static_cluster(HANGS)])
+    settings = {"validation.envoy": "refuse", "validation.envoy_path": envoy, "validation.envoy_timeout_s": 600}
+    async with XdsServer(directory, settings=settings) as server:
+        pids = await pids_of(envoy)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert await server.wait_ended() == 0
+        assert time.monotonic() - began < 3
+        assert server.events("stopped before anything was served")
+        await wait_until(lambda: running(pids), equals=[])
 
 
 def test_no_more_envoys_run_at_once_than_may() -> None:
