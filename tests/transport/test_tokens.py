@@ -88,6 +88,14 @@ async def test_others_are_told_what_is_wrong_but_not_their_token(serving, keys, 
         assert await is_served(client_of(control_plane, t.token())), "others are served"
 
 
+async def test_a_long_token_is_taken_each_time(serving, keys):
+    """gRPC would refuse more than 8 KiB of headers at random."""
+    token = t.token(groups="x" * 9_000)
+    async with serving(**identity_by(keys, token_bytes_max=14 * 1024)) as control_plane:
+        assert len(token) > 12_000
+        assert [await is_served(client_of(control_plane, token)) for _ in range(10)] == [True] * 10
+
+
 async def test_the_first_requests_of_a_client_wait_for_its_token(serving, keys):
     """A returning Envoy sends all of its requests in one burst."""
     async with serving(**identity_by(keys)) as control_plane:

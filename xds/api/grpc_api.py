@@ -86,6 +86,8 @@ DECIDED_S = 1.0
 """How long the end of a stream of pushes waits for the outcome of accepted pushes."""
 STOP_GRACE_S = 1.0
 CONNECTIONS_MAX = 1_000
+METADATA_BYTES_MAX = 32 * 1024
+"""Maximum size of a call's headers: a token of any size that is read, and others."""
 PING_INTERVAL_MIN_S = 10.0
 """Shortest interval between a client's pings on an idle connection, such as a watch; gRPC's default is 5 minutes."""
 Handler = Callable[[Any, Permitted], Awaitable[Any]]
@@ -114,6 +116,9 @@ class GrpcLimits:
     def channel_options(self) -> list[tuple[str, int]]:
         """Return the limits as gRPC channel options."""
         return [
+            # Both, as gRPC refuses calls between the two at random, the more the larger.
+            ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+            ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1000)),
             ("grpc.max_connection_idle_ms", int(self.idle_s * 1000)),
             ("grpc.max_concurrent_streams", self.connection_streams_max),

@@ -21,6 +21,7 @@ from xds.transport.dispatcher import Dispatcher
 from xds.transport.grpcio_clients import ClientCheck, ClientWatch, address_text
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.grpcio_tokens import TokenCheck, admitted
+from xds.transport.http2.headers import HEADER_BYTES_MAX
 from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
 from xds.transport.tokens import Tokens
@@ -71,6 +72,9 @@ class GrpcioOptions:
             ("grpc.server.max_pending_requests", self.pending_max),
             ("grpc.server.max_pending_requests_hard_limit", self.pending_max),
             ("grpc.max_concurrent_streams", self.connection_streams_max),
+            # By default gRPC refuses calls with more than 8 KiB of headers at random, the more the larger.
+            ("grpc.max_metadata_size", HEADER_BYTES_MAX),
+            ("grpc.absolute_max_metadata_size", HEADER_BYTES_MAX),
             ("grpc.max_receive_message_length", self.message_bytes_max),
             ("grpc.max_send_message_length", -1),
             # Envoy pings idle connections; with the defaults that costs it the stream every two minutes.
