@@ -3,11 +3,15 @@
 import asyncio
 import re
 import signal
+import threading
+from collections import deque
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from support import pki
 from support import resources as r
@@ -16,8 +20,9 @@ from support.ports import free_port
 from support.server import XdsServer
 from support.silent_listener import SilentListener
 from support.slow_link import SlowLink
-from support.waiting import wait_until
+from support.waiting import for_a_while_blocking, wait_until
 
+from xds._generated.snapshots_pb2 import EndpointsPushed
 from xds.api import grpc_api
 from xds.client import (
     About,
@@ -502,6 +507,57 @@ async def test_endpoints_of_which_the_store_does_not_know_whether_it_kept_them_m
         async with pushing(client) as (push, end):
             assert await errors_of([await push(r.assignment("a", 1))]) == [OutcomeUnknownError]
         assert [type(each) for each in end] == [OutcomeUnknownError]
+
+
+async def test_a_long_token_is_taken_each_time(api_server, tmp_path) -> None:
+    """gRPC would refuse more than 8 KiB of headers at random."""
+    long = "s" * 15_000
+    (tmp_path / "token").write_text(long)
+    async with api_server(token=tmp_path / "token") as server, server.client(token=long) as client:
+        assert [len(await client.groups()) for _ in range(10)] == [1] * 10
+
+
+class Closing(grpc.GenericRpcHandler):
+    """A push API in threads of its own, which refuses a stream after its first message, when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end, self.has_ended = threading.Event(), threading.Event()
+        self.server = grpc.server(ThreadPoolExecutor(2), handlers=(self,))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self.serve)
+
+    def serve(self, requests: Any, context: Any) -> Any:
+        next(requests)
+        yield EndpointsPushed(revision=1).SerializeToString()
+        self.may_end.wait(10)
+        context.set_trailing_metadata((("xds-answered", "1"),))
+        context.add_callback(self.has_ended.set)
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "the token was revoked")
+
+
+async def test_endpoints_that_are_sent_as_the_server_ends_the_stream_have_its_reason() -> None:
+    """The event loop comes to know of the end only after it has sent them."""
+    closing = Closing()
+    closing.server.start()
+    async with Client(f"127.0.0.1:{closing.port}") as client, pushing(client) as (push, end):
+        assert await (await push(r.assignment("a", 1))) == 1
+
+        class Sent(deque[Any]):
+            def append(self, sent: Any) -> None:
+                """Note what is sent next, once the stream has ended."""
+                super().append(sent)
+                closing.may_end.set()
+                assert closing.has_ended.wait(10)
+                for_a_while_blocking(0.1, "the status comes to the client while its loop stands still")
+
+        push._stream._sent = Sent()
+        pushed = await push(r.assignment("a", 2))
+        with pytest.raises(RefusedError, match="the token was revoked"):
+            await pushed
+    closing.server.stop(None).wait()
+    assert [(type(each), str(each)) for each in end] == [(RefusedError, "the token was revoked")]
 
 
 async def test_endpoints_of_a_directory_or_without_a_token_or_too_large_are_refused(api_server, tmp_path) -> None:

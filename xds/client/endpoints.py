@@ -72,7 +72,7 @@ class EndpointStream:
         try:
             await work
         except Exception as error:
-            if isinstance(error, asyncio.InvalidStateError):  # writing to a call that has ended: its status says why
+            if isinstance(error, asyncio.InvalidStateError | aio.InternalError):  # the call has ended
                 error = await self._status()
             if self._broken is None:
                 self._break(error)
@@ -129,7 +129,18 @@ class EndpointStream:
                 together = [self._waiting.popleft() for _ in range(count)]
                 self._room.set()
             self._sent.append(together)
-            await self._call.write(pb.EndpointsPush(group=self._group, endpoints=[each for each, _ in together]))
+            await self._send(pb.EndpointsPush(group=self._group, endpoints=[each for each, _ in together]))
+
+    async def _send(self, push: pb.EndpointsPush) -> None:
+        """Write a message. Raises InternalError or InvalidStateError if the call has ended: its status says why.
+
+        gRPC's own ``write`` puts INTERNAL in place of the server's status if the call ends while the message is sent
+        (https://github.com/grpc/grpc/issues/36066).
+        """
+        if self._call.done():
+            raise asyncio.InvalidStateError
+        await self._call.wait_for_connection()
+        await self._call._cython_call.send_serialized_message(push.SerializeToString())
 
     async def _read(self) -> None:
         while (answer := await self._call.read()) is not aio.EOF:
