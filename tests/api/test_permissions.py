@@ -12,6 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
+from support import resources as r
 from support.fleet_status import server_status
 
 from xds._generated import snapshots_pb2 as pb
@@ -28,6 +29,7 @@ from xds.api.inherited import ABOUT_INHERITED
 from xds.api.permitted import Permitted
 from xds.api.rest import CALLS, rest_api
 from xds.model.groups import Node
+from xds.model.problem import Problem
 from xds.protocol.blame import BlamedBy
 from xds.protocol.convergence import Debt
 from xds.protocol.holders import Holders, HoldersQuery, Holding
@@ -733,6 +735,38 @@ async def test_a_way_through_what_a_group_extends_is_for_those_who_may_read_that
     assert answer.status_code == 403
     assert answer.json()["error"] == f"{OWN!r} extends groups that token:is-read may not read"
     assert (await scene.rest.get(path, headers=scene.shown("admin"))).status_code == 200
+
+
+@pytest.mark.parametrize(("role", "told"), [("write", False), ("admin", True)])
+async def test_problems_name_no_resource_of_a_group_of_others_that_the_group_extends(
+    scene: Scene, role: str, told: bool
+) -> None:
+    theirs = r.route("marked-main", "shared")
+    operations = scene.served.operations
+    await operations.publish(Change(upserts={OTHER: (ingest(cluster("shared")), ingest(theirs))}))
+    await operations.put_group(OWN, OTHER, Change())
+
+    async def problems_of(changeset: dict[str, Any]) -> str:
+        answer = await scene.rest.post(f"/v1/groups/{OWN}/changesets", json=changeset, headers=scene.shown(role))
+        assert answer.status_code == 422
+        return str(answer.json())
+
+    misspelt = await problems_of({"upsert": [r.route("main", f"{OTHER}-d")]})
+    assert f"refers to clusters/{OTHER}-d, which does not exist" in misspelt
+    assert (f"did you mean {OTHER}-c?" in misspelt) is told
+    assert (f"{OTHER}-c" in misspelt) is told
+    await operations.publish(Change(upserts={OWN: (ingest(cluster("mine")),)}))
+    assert "did you mean mine?" in await problems_of({"upsert": [r.route("main", "mina")]})
+
+
+async def test_a_problem_of_an_inherited_resource_is_not_told(scene: Scene) -> None:
+    operations = scene.served.operations
+    await operations.publish(Change(upserts={OTHER: (ingest(cluster("shared")), ingest(r.route("marked", "shared")))}))
+    await operations.put_group(OWN, OTHER, Change())
+    problem = Problem(what="is wrong", group=OWN, resource="routes/marked")
+    assert operations.seen_problem(problem, lambda group: group == OWN) is None
+    assert operations.seen_problem(problem, lambda _: True) is problem
+    assert operations.seen_problem(replace(problem, resource="routes/new"), lambda group: group == OWN) is not None
 
 
 def standing(name: str, **fields: Any) -> Standing:

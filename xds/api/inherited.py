@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from xds.model.catalog import Catalog
+from xds.model.consistency import add_it
 from xds.model.groups import lineage_of
-from xds.model.types import CLUSTER, ENDPOINTS
+from xds.model.problem import Problem
+from xds.model.types import CLUSTER, ENDPOINTS, type_url_of
 from xds.protocol.blame import BlamedBy, named_in
 from xds.protocol.inspection import Held, InspectedClient, NackSeen, Standing, Waiting
 from xds.protocol.status import NAMES_SHOWN_MAX, NodeSummary, TypeSummary
@@ -61,6 +63,24 @@ class Inherited:
 
     def _is_there(self, type_url: str, name: str) -> bool:
         return any(self._catalog.own_resource(group, type_url, name) is not None for group in self._lineage)
+
+    def hides_problem_of(self, label: str) -> bool:
+        """Return whether a resource, as a problem names it, is one that the caller may not know of.
+
+        A resource that no group has is one of the change.
+        """
+        kind, _, name = label.partition("/")
+        owners = (group for group in self._lineage if self._catalog.own_resource(group, type_url_of(kind), name))
+        owner = next(owners, None)
+        return owner is not None and not self._sees(owner)
+
+    def problem(self, problem: Problem) -> Problem | None:
+        """Return a problem of the group, None if it is of a hidden resource; a hidden one is not suggested either."""
+        if self.hides_problem_of(problem.resource):
+            return None
+        if problem.suggests and self.hides_problem_of(problem.suggests):
+            return replace(problem, hint=add_it("it"), suggests="")
+        return problem
 
     # --- What is told ------------------------------------------------------------------------------------------------
 

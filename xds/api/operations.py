@@ -619,6 +619,15 @@ class Operations:
         inherited = self.inherited(node.group, sees)
         return inherited.summary(node) if inherited.hides else node
 
+    def seen_problem(self, problem: Problem, sees: Callable[[str], bool]) -> Problem | None:
+        """Return a problem as it is told to who reads the groups that ``sees`` returns true for, None if it is not."""
+        if not problem.group:
+            return problem
+        if not sees(problem.group):
+            return None
+        inherited = self.inherited(problem.group, sees)
+        return inherited.problem(problem) if inherited.hides else problem
+
     def seen_nacks(self, nacks: Iterable[NackSeen], sees: Callable[[str], bool]) -> tuple[NackSeen, ...]:
         """Return NACKs of nodes of the groups that ``sees`` returns true for, as far as they are about these."""
         found = ((self.inherited(each.group, sees), each) for each in nacks if sees(each.group))

@@ -498,7 +498,8 @@ class Permitted:
             raise UnknownGroupError(error.group, self.group_names, revision=error.revision) from None
 
     def _problems(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-        seen = tuple(each for each in problems if not each.group or self._sees(each.group))
+        shown = (self._operations.seen_problem(each, self._sees) for each in problems)
+        seen = tuple(each for each in shown if each is not None)
         if len(seen) == len(problems):
             return seen
         what = "groups that you may not read have problems with the change"

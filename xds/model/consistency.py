@@ -91,10 +91,12 @@ def _missing(
         file, line = place_of(source_of(resource))
         if reference.type_url == FROM_BOOTSTRAP:
             what = f"names {word} without sds_config: Envoy then looks for it in its bootstrap only"
+            meant = ""
             hint = f"give sds_config, or list {word} under external in groups.yaml if the bootstraps have it"
         else:
             what = f"refers to {word}, which does not exist in group {snapshot.group}"
-            hint = _suggestion(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [], word)
+            meant = _closest(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [])
+            hint = f"did you mean {meant}?" if meant else add_it(word)
         yield Problem(
             what=what,
             hint=hint,
@@ -103,11 +105,14 @@ def _missing(
             group=snapshot.group,
             resource=f"{short_name(resource.type_url)}/{resource.name}",
             field=reference.field,
+            suggests=meant and f"{short_name(reference.type_url)}/{meant}",
         )
 
 
-def _suggestion(name: str, names: list[str], word: str) -> str:
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
+def _closest(name: str, names: list[str]) -> str:
+    return next(iter(get_close_matches(name, names, n=1)), "")
+
+
+def add_it(word: str) -> str:
+    """Return what to do about a resource that does not exist, where no name is close to its own."""
     return f"add it, or list {word} under external in groups.yaml if Envoys get it elsewhere"

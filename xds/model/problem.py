@@ -9,6 +9,7 @@ class Problem:
 
     ``what`` describes the problem and ``hint`` how to fix it; the other fields locate it. ``line`` counts from 1.
     ``resource`` reads ``clusters/web``; ``field`` is a path in Envoy's JSON (``load_assignment.endpoints[0]``).
+    ``suggests`` is the resource that ``hint`` names, if it names one.
     """
 
     what: str
@@ -18,6 +19,7 @@ class Problem:
     group: str = ""
     resource: str = ""
     field: str = ""
+    suggests: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
