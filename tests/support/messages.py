@@ -11,8 +11,9 @@ from google.protobuf import any_pb2
 
 from support.encoded import short
 from xds._generated import xds_wire_pb2 as wire
+from xds.model.types import WRAPPER_URL
 from xds.protocol.policy import Variant
-from xds.protocol.responses import WRAPPER, Part
+from xds.protocol.responses import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def decode(variant: Variant, part: Part, number: int) -> Message:
 def _unwrapped(encoded: bytes) -> wire.Resource:
     """Decode one resource of a SotW response: an Any with the resource, or with a ``Resource`` around it."""
     body = any_pb2.Any.FromString(encoded)
-    if body.type_url == WRAPPER:
+    if body.type_url == WRAPPER_URL:
         return wire.Resource.FromString(body.value)
     inside = wire.Locality.FromString(body.value)
     return wire.Resource(name=inside.region, version=inside.zone, resource=body)
