@@ -556,6 +556,7 @@ OTHER_TASKS: dict[str, str] = {
     "xds.api.http_port.HttpPort._admit": "one connection; what it raises is raised in its callback, and logged",
     "xds.client.endpoints.EndpointStream.__init__": "what they raise is told to everybody who pushes",
     "xds.fleet.links._together": "awaited at once",
+    "xds.replicas.asking.Asking._heard": "awaited by the question; one that is late is heard by the next",
     "xds.server._unless_ended": "awaited at once",
     "xds.server._until_second_signal": "awaited at once",
     "xds.serving.worker.ServingWorker._run": "a fault ends the process, which its parent logs, counts and replaces",

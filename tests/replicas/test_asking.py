@@ -13,7 +13,7 @@ from grpc import aio
 from support.pki import Authority
 from support.ports import free_port
 from support.silent_listener import SilentListener
-from support.waiting import turns
+from support.waiting import for_a_while, turns, wait_until
 
 from xds._generated import replicas_pb2 as pb
 from xds.access.authenticator import Authenticator
@@ -142,6 +142,34 @@ async def test_a_slow_replica_is_named_and_not_waited_for_by_each_question(scene
         assert [found for _, found in answers.found] == [[1]]
         assert answers.missing_replicas == (f"c ({slow.api}): it did not answer within 0.5 s (replicas.timeout_s)",)
     assert loop.time() - began < 2 * TIMEOUT_S
+
+
+async def test_a_stopped_replica_holds_up_one_question_and_is_heard_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xds.replicas.asking.REST_S", 0.0)
+    goes_on = asyncio.Event()
+
+    async def stopped(query: str) -> list[int]:
+        await goes_on.wait()
+        return [len(query)]
+
+    await scene.replica(lengths, name="b")
+    await scene.replica(stopped, name="c")
+    asking, loop = scene.asking(), asyncio.get_running_loop()
+
+    async def count() -> int:
+        return len((await asking.ask(ECHO, lambda _member: "x")).found)
+
+    assert await count() == 1
+    until = loop.time() + 3 * TIMEOUT_S
+    while loop.time() < until:
+        began = loop.time()
+        assert await count() == 1
+        assert loop.time() - began < TIMEOUT_S / 2
+        await for_a_while(0.01, "the questions are asked one after the other")
+    goes_on.set()
+    await wait_until(count, equals=2)
 
 
 async def test_a_replica_that_is_not_there_is_named(scene: Scene) -> None:

@@ -27,6 +27,8 @@ CONNECT_S = 3.0
 """Timeout of one attempt to connect, TLS and the first HTTP/2 frame included."""
 REST_S = 1.0
 """How long a replica that did not answer is not asked again: questions that follow each other don't all wait for it."""
+LATE_S = 0.1
+"""How long a question waits for a replica that gave no answer to the last one; a later answer tells that it is back."""
 NO_ADDRESS = "it gives no address at which it could be asked (replicas.advertise)"
 A = TypeVar("A")
 
@@ -92,10 +94,19 @@ class _Channel:
     metadata: tuple[tuple[str, str], ...]
     rests_until: float = 0.0
     rests_because: str = ""
+    """Why the last question got no answer, "" if it got one."""
+
+    def rest(self, until: float, why: str) -> None:
+        """Note that a question got no answer, and until when no other is asked."""
+        self.rests_until, self.rests_because = until, why
 
 
 class Asking:
-    """Asks the members of ``membership`` that are not silent; each gets ``timeout_s``."""
+    """Asks the members of ``membership``; each gets ``timeout_s``.
+
+    One that gave no answer to the last question is waited for no longer than ``LATE_S``: a fleet that has a stopped
+    replica is not slower for it.
+    """
 
     def __init__(self, membership: Membership, credentials: Credentials, *, timeout_s: float) -> None:
         self._membership = membership
@@ -103,9 +114,12 @@ class Asking:
         self._timeout_s = timeout_s
         self._channels: dict[str, _Channel] = {}
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
+        self._late: set[asyncio.Task[pb.Answer | UnansweredError]] = set()
 
     async def stop(self) -> None:
         """Close all connections."""
+        for each in self._late:
+            each.cancel()
         channels, self._channels = list(self._channels.values()), {}
         await asyncio.gather(*(each.channel.close() for each in channels))
 
@@ -144,11 +158,7 @@ class Asking:
         to = await self._channel(member)
         if loop.time() < to.rests_until:
             raise UnansweredError(to.rests_because)
-        try:
-            told = await self._call(to, member, kind.name, asked)
-        except UnansweredError as error:
-            to.rests_until, to.rests_because = loop.time() + REST_S, str(error)
-            raise
+        told = await self._heard(to, member, kind.name, asked)
         if told.problem:
             raise UnansweredError(f"it answered: {told.problem}")
         if told.instance != member.instance:
@@ -161,6 +171,40 @@ class Asking:
             where = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"]))[:100]
             version = "" if told.version == __version__ else f", of version {told.version[:64]} and not {__version__}"
             raise UnansweredError(f"its answer{version} can't be read ({where or 'no JSON'})") from None
+
+    async def _heard(self, to: _Channel, member: Member, what: str, asked: bytes) -> pb.Answer:
+        """Return the answer; a replica that gave none to the last question is asked, but hardly waited for."""
+        if not to.rests_because:
+            return await self._noted(to, member, what, asked)
+        why = to.rests_because
+        to.rest(asyncio.get_running_loop().time() + self._timeout_s + REST_S, why)  # one such question at a time
+        call = asyncio.create_task(self._late_answer(to, member, what, asked))
+        self._late.add(call)
+        call.add_done_callback(self._late.discard)
+        await asyncio.wait((call,), timeout=LATE_S)
+        if not call.done():
+            raise UnansweredError(why)
+        told = call.result()
+        if isinstance(told, UnansweredError):
+            raise told
+        return told
+
+    async def _late_answer(self, to: _Channel, member: Member, what: str, asked: bytes) -> pb.Answer | UnansweredError:
+        """Return the answer or why there is none, since perhaps nobody waits for it any more."""
+        try:
+            return await self._noted(to, member, what, asked)
+        except UnansweredError as error:
+            return error
+
+    async def _noted(self, to: _Channel, member: Member, what: str, asked: bytes) -> pb.Answer:
+        """Return the answer, and note whether there was one."""
+        try:
+            told = await self._call(to, member, what, asked)
+        except UnansweredError as error:
+            to.rest(asyncio.get_running_loop().time() + REST_S, str(error))
+            raise
+        to.rest(0.0, "")
+        return told
 
     async def _call(self, to: _Channel, member: Member, what: str, asked: bytes) -> pb.Answer:
         call: Any = to.channel.unary_unary(METHOD, request_serializer=pb.Question.SerializeToString)
