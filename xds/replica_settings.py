@@ -38,7 +38,7 @@ Advertised = Annotated[str, BeforeValidator(_advertised)]
 class ReplicaSettings(BaseModel):
     """How replicas that share an etcd answer for the whole fleet. With another store there is one replica."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     advertise: Advertised = "auto"
     """HOST:PORT at which other replicas reach this one's gRPC push API, or off: neither asked nor asking.

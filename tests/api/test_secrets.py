@@ -2,22 +2,20 @@
 
 import asyncio
 import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
+from support import quick_xds
 from support import resources as r
 from support.server import XdsServer
 
 from xds._generated import snapshots_pb2 as pb
 from xds.client import Client
 
-XDS = Path(sys.executable).parent / "xds"
 MARK = "hush-hush"
 IN_BASE64 = b64encode(MARK.encode()).decode()
 GENERIC = {"@type": r.SECRET, "name": "t", "generic_secret": {"secret": {"inline_bytes": IN_BASE64}}}
@@ -105,7 +103,7 @@ async def test_the_client_and_the_command_line_show_a_secret_only_where_it_is_as
     for command in commands:
         for output in ("table", "yaml", "json"):
             for options in ([], ["--show-secrets"]):
-                argv = [XDS, *command, "-o", output, "--api", f"127.0.0.1:{server.api_port}", *options]
+                argv = [quick_xds.program(), *command, "-o", output, "--api", f"127.0.0.1:{server.api_port}", *options]
                 done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, check=True, timeout=60)
                 lists_names = output == "table" and len(command) < 4 and "secrets" not in command
                 assert is_shown(done.stdout) is (bool(options) and not lists_names), argv

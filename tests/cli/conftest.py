@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import quick_xds
 
 XDS = str(Path(sys.executable).parent / "xds")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -20,10 +21,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def xds(tmp_path: Path) -> Run:
-    """Run the command ``xds`` in a process of its own, in an empty directory, until it ends."""
+    """Run the command ``xds`` in a process of its own (a fork, ``quick_xds``), in an empty directory, until it ends."""
 
     def run(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
-        argv = [XDS, *map(str, arguments)]
+        argv = [quick_xds.program(), *map(str, arguments)]
         return subprocess.run(
             argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, env={**os.environ, **env}, check=False
         )

@@ -16,8 +16,9 @@ from urllib.parse import quote
 import pytest
 import typer
 import yaml
+from support import quick_xds
 from support import resources as r
-from support.server import XDS, XdsServer
+from support.server import XdsServer
 from support.waiting import wait_until
 from support.wire import DeltaClient
 
@@ -160,7 +161,7 @@ class World:
         }
         env |= {"COLUMNS": "4000", "XDG_STATE_HOME": str(self.directory / "state")}
         process = await asyncio.create_subprocess_exec(
-            str(XDS), *words, cwd=self.directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            quick_xds.program(), *words, cwd=self.directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         seen = b""
         if words[0] == "watch":

@@ -1,13 +1,26 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from cli.conftest import XDS, Run
 
 from xds.cli.main import COMMANDS, command_line
 from xds.version import __version__
+
+
+@pytest.fixture
+def xds(tmp_path: Path) -> Run:
+    """Run the program itself: other tests of commands run forks that have imported its modules."""
+
+    def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        env = {**os.environ, **env}
+        return subprocess.run([XDS, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=env)
+
+    return run
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["validate"], ["bootstrap"], ["envoy"], ["settings"]])

@@ -5,11 +5,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from support import quick_xds
 from support import resources as r
 from support.server import XdsServer
 
@@ -18,7 +18,6 @@ from xds.sources.directory import DirectoryReader
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
-BIN = Path(sys.executable).parent
 Done = subprocess.CompletedProcess[str]
 
 
@@ -31,7 +30,12 @@ async def shell(script: str, *, cwd: Path, **env: str) -> Done:
         subprocess.run,
         ["bash", "-c", f"set -eu\n{script}"],
         cwd=cwd,
-        env={"PATH": f"{BIN}:{os.environ['PATH']}", "NO_COLOR": "1", "COLUMNS": "160", **env},
+        env={
+            "PATH": f"{quick_xds.program().parent}:{quick_xds.BIN}:{os.environ['PATH']}",
+            "NO_COLOR": "1",
+            "COLUMNS": "160",
+            **env,
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

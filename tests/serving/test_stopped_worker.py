@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
+from support import quick_xds
 from support import resources as r
 from support.fetch import fetch
 from support.running import children_of
@@ -30,7 +30,6 @@ from xds.serving.workers_state import WorkersState
 STREAMS = 24
 BOUND_S = 5.0
 """Maximum time of an answer while a worker does not answer; that worker is killed after 30 s."""
-XDS = str(Path(sys.executable).parent / "xds")
 
 
 @asynccontextmanager
@@ -55,7 +54,7 @@ async def nodes_json(server: XdsServer) -> dict[str, Any]:
 async def xds(server: XdsServer, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return await asyncio.to_thread(
         subprocess.run,
-        [XDS, *arguments, "--api", f"127.0.0.1:{server.api_port}"],
+        [quick_xds.program(), *arguments, "--api", f"127.0.0.1:{server.api_port}"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

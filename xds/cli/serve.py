@@ -1,5 +1,6 @@
 """``xds serve``: load the settings from options, environment and file, and run the server."""
 
+import gc
 import os
 import shutil
 import sys
@@ -165,7 +166,11 @@ def serve(
         "--api-tls-key": (("api", "tls_key"), api_tls_key),
         "--insecure-api": (("api", "insecure"), insecure_api),
     }
-    run(_settings(options, assignments or [], config))
+    gc.disable()  # nothing that is loaded at the start is garbage; the server enables it when it serves
+    try:
+        run(_settings(options, assignments or [], config))
+    finally:
+        gc.enable()
 
 
 def run(settings: "Settings") -> None:
