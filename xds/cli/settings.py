@@ -12,6 +12,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def setting_paths(model: type[BaseModel] = Settings, prefix: SettingPath = ()) -
             yield from setting_paths(section, (*prefix, name))
 
 
+@cache
 def meanings_of(section: type[BaseModel]) -> dict[str, str]:
     """Return the docstrings of a section's settings, by name.
 
