@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support import quick_xds
 from support.pages import ROOT, Block
 from support.processes import Child
 from support.waiting import NotMetError, wait_until_blocking
@@ -101,21 +102,26 @@ class PageShell:
             assert prints is None or is_as_said(said, prints), self._failure(block, f"was to print\n{prints}", said)
             return
 
+        # They are repeated until they say it, so each is a fork.
+        env = self.env | {"PATH": f"{quick_xds.program().parent}:{self.env['PATH']}"}
+
         def is_met_by(outcome: tuple[int, str]) -> bool:
             status, said = outcome
             return status == 0 if prints is None else is_as_said(said, prints)  # a page may show a failing command
 
         try:
-            wait_until_blocking(lambda: self._run(block.text, STEP_S), is_met_by, timeout_s=PATIENCE_S, poll_s=POLL_S)
+            wait_until_blocking(
+                lambda: self._run(block.text, STEP_S, env), is_met_by, timeout_s=PATIENCE_S, poll_s=POLL_S
+            )
         except NotMetError as missed:
             status, said = missed.seen
             raise AssertionError(self._failure(block, f"ended with {status}, was to print\n{prints}", said)) from None
 
-    def _run(self, script: str, timeout_s: float) -> tuple[int, str]:
+    def _run(self, script: str, timeout_s: float, env: dict[str, str] | None = None) -> tuple[int, str]:
         done = subprocess.run(
             ["bash", "-eu", "-c", self.local(script)],
             cwd=self.directory,
-            env=self.env,
+            env=env or self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
