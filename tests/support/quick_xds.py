@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,6 @@ def _serve(at: str) -> None:
     import marshal
     import select
     import signal
-    import socket
 
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(at)
@@ -95,8 +95,9 @@ def _serve(at: str) -> None:
     signal.set_wakeup_fd(ended_w)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     running: dict[int, socket.socket] = {}
+    left: set[socket.socket] = set()
     while True:
-        ready, _, _ = select.select([0, listening, ended_r, *running.values()], [], [])
+        ready, _, _ = select.select([0, listening, ended_r, *(set(running.values()) - left)], [], [])
         if 0 in ready:
             os._exit(0)
         if ended_r in ready:
@@ -106,19 +107,19 @@ def _serve(at: str) -> None:
                 if not pid:
                     break
                 with running.pop(pid) as end:
+                    left.discard(end)
                     _tell(end, status)
-        for pid, end in list(running.items()):
-            if end in ready and not end.recv(1):  # whoever asked has gone
+        for pid, end in running.items():
+            if end in ready and end not in left:  # whoever asked has gone: nothing is ever sent after the request
                 os.kill(pid, signal.SIGKILL)
-                running[pid] = socket.socket()
-                end.close()
+                left.add(end)
         if listening not in ready:
             continue
         end, _ = listening.accept()
-        size, descriptors, _, _ = socket.recv_fds(end, 4, 3)
-        request = b""
-        while len(request) < int.from_bytes(size, "big"):
-            request += end.recv(1 << 20)
+        request, descriptors = _request(end)
+        if not request:
+            end.close()
+            continue
         if pid := os.fork():
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -139,7 +140,20 @@ def _serve(at: str) -> None:
         return
 
 
-def _tell(end: "object", number: int) -> None:
+def _request(end: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a request and the caller's three streams, or b"" if the caller was killed before it had sent all."""
+    size, descriptors, _, _ = socket.recv_fds(end, 4, 3)
+    request, length = b"", int.from_bytes(size, "big")
+    while len(request) < length and (part := end.recv(1 << 20)):
+        request += part
+    if len(request) == length:
+        return request, descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return b"", []
+
+
+def _tell(end: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):
         end.sendall(number.to_bytes(4, "big"))
 
