@@ -499,6 +499,11 @@ async def test_nodes_that_are_gone_are_on_the_overview_and_in_the_stamp() -> Non
                 await sidecar.stop()
             await server.wait_metrics(lambda said: said["xds_streams"] == 0)
             await wait_until(page, lambda found, verdict=verdict: found[1] == verdict)
+        assert 'aria-label="Nodes at the newest revision: 3 gone"' in (await scene.api.get("/page/")).text
+        assert 'aria-label="Revision 1: 3 gone"' in (await scene.api.get("/page/")).text
+        assert 'aria-label="Nodes that it concerns: 3 gone"' in (await scene.api.get("/page/revision?n=1")).text
+        await scene.push("default", r.static_cluster("a", 2))
+        assert "<strong>0 connected nodes</strong>" in (await scene.api.get("/page/rollback?group=default&to=1")).text
         await scene.close()
 
 
@@ -508,12 +513,18 @@ async def test_the_stamp_has_who_is_gone_and_which_replicas_are_missing() -> Non
 
         revision, epoch, stale_because = 1, "e", ""
 
-        def __init__(self, **found: Any) -> None:
-            self.found = Debts(revision=1, by_group={}, **found)
+        def __init__(self, gone_changes: dict[str, int] | None = None, **found: Any) -> None:
+            self.found, self.gone_changes = Debts(revision=1, by_group={}, **found), gone_changes or {}
 
         async def debts(self) -> Debts:
             return self.found
 
-    several = ({}, {"gone": {"web": 1}}, {"gone": {"web": 2}}, {"missing_replicas": ("b: silent",)})
+    several: tuple[dict[str, Any], ...] = (
+        {},
+        {"gone": {"web": 1}},
+        {"gone": {"web": 2}},
+        {"gone": {"web": 1}, "gone_changes": {"web": 3}},
+        {"missing_replicas": ("b: silent",)},
+    )
     stamps = {await stamp_of(Told(**each)) for each in several}  # type: ignore[arg-type]
     assert len(stamps) == len(several)

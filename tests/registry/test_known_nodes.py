@@ -61,6 +61,20 @@ def test_a_node_is_connected_then_gone_with_the_reason_and_what_it_had_accepted(
     assert list(table.gone("other")) == []
 
 
+def test_the_gone_nodes_of_a_group_have_a_number_that_changes_with_them() -> None:
+    table = KnownNodes()
+    table.note(1, [began(1, "a"), began(2, "b"), began(3, "c", "h"), ended(1)])
+    one = dict(table.gone_changes)
+    assert one.keys() == {"g"}
+    table.note(1, [ended(3)])
+    assert table.gone_changes["g"] == one["g"], "nothing changed in that group"
+    table.note(1, [began(4, "a"), ended(2)])
+    assert table.gone_by_group["g"] == 1
+    assert table.gone_changes["g"] != one["g"], "b is gone, and not a"
+    table.note(1, [began(5, "b"), began(6, "c", "h")])
+    assert table.gone_changes == {}
+
+
 def test_a_node_that_returns_is_not_gone_and_keeps_when_it_was_first_seen() -> None:
     table = KnownNodes()
     table.note(1, [began(7, at_ms=5), ended(7, accepted=3), began(8, group="h", at_ms=9)])

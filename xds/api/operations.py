@@ -757,6 +757,11 @@ class Operations:
         async for found in watch_convergence(debts, goal, timeout_s=timeout_s, nodes=nodes, gone=gone):
             yield found
 
+    @property
+    def gone_changes(self) -> Mapping[str, int]:
+        """See ``KnownNodes``."""
+        return self._known.gone_changes
+
     async def rebalance(self, share: float, over_s: float) -> int:
         """End a share of the xDS connections at random times within ``over_s``; return how many will end.
 

@@ -394,6 +394,11 @@ class Permitted:
             return found
         return _naming_missing(found.of(self._sees))
 
+    @property
+    def gone_changes(self) -> dict[str, int]:
+        """For each group that the caller may read and that has gone nodes, a number that changes as these do."""
+        return {group: number for group, number in self._operations.gone_changes.items() if self._sees(group)}
+
     async def node(self, node_id: str) -> NodesFound:
         """Return the progress of one node."""
         self._must_have_any(READ)

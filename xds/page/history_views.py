@@ -70,17 +70,18 @@ async def revision(visit: Visit) -> Answer:
 
 
 def touched_groups(table: GroupTable, changed: set[str], debts: Debts) -> set[str]:
-    """Return the groups with nodes that get resources of one of the changed groups."""
-    return {group for group in debts.by_group if changed.intersection(lineage_of(table, group))}
+    """Return the groups with known nodes that get resources of one of the changed groups."""
+    return {group for group in (*debts.by_group, *debts.gone) if changed.intersection(lineage_of(table, group))}
 
 
 def counts_at(debts: Debts, number: int, groups: set[str] | None = None) -> dict[str, int]:
-    """Return the nodes of groups, or of all, by their state at a revision."""
+    """Return the known nodes of groups, or of all, by their state at a revision (docs/protocol.md#convergence)."""
     totals = dict.fromkeys(STATES, 0)
     for group, counts in debts.by_group.items():
         if groups is None or group in groups:
             for state, count in acceptance(counts, number)._asdict().items():
                 totals[state] += count
+    totals["gone"] = sum(count for group, count in debts.gone.items() if groups is None or group in groups)
     return totals
 
 
@@ -93,14 +94,15 @@ async def confirm_rollback(visit: Visit) -> Answer:
     now = operations.revision
     differences = await operations.diff(group, now, to)
     debts, table = await operations.debts(), operations.table
-    touched = touched_groups(table, {group}, debts)
+    touched = touched_groups(table, {group}, debts).intersection(debts.by_group)
+    counts = counts_at(debts, now, touched)
     content = {
         "group": group,
         "to": to,
         "now": now,
         "expected": operations.group_revision(group),
         "shown": await shown(differences),
-        "nodes": sum(counts_at(debts, now, touched).values()),
+        "nodes": sum(counts.values()) - counts["gone"],
         "touched": sorted(touched),
         "missing_workers": debts.missing_workers,
         "kept": group in table.kept,

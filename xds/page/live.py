@@ -78,6 +78,7 @@ async def stamp_of(operations: Permitted) -> str:
     """Return a digest of what the caller sees of the fleet."""
     found = await operations.debts()
     groups = sorted((group, sorted(counts.items())) for group, counts in found.by_group.items())
-    gone, missing = sorted(found.gone.items()), (found.missing_workers, found.missing_replicas)
+    gone = sorted(found.gone.items()), sorted(operations.gone_changes.items())
+    missing = (found.missing_workers, found.missing_replicas)
     seen = (operations.revision, operations.epoch, operations.stale_because, missing, groups, gone)
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

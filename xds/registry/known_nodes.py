@@ -168,6 +168,9 @@ class KnownNodes:
         """The gone nodes, those that are forgotten first at the beginning unless ``_is_unsorted``."""
         self._is_unsorted = False
         self._gone_by_group: dict[str, int] = {}
+        self._gone_changes: dict[str, int] = {}
+        """The number of the last change of the gone nodes of each group that has any."""
+        self._changes_of_gone = 0
         self._received: dict[int, int] = {}
         """The number of events of each process."""
         self._journals: list[Journal] = []
@@ -193,6 +196,11 @@ class KnownNodes:
     def gone_by_group(self) -> Mapping[str, int]:
         """The numbers of gone nodes by group."""
         return self._gone_by_group
+
+    @property
+    def gone_changes(self) -> Mapping[str, int]:
+        """For each group with gone nodes, a number that is another one whenever other nodes are gone."""
+        return self._gone_changes
 
     @property
     def doubled(self) -> Set[str]:
@@ -361,6 +369,7 @@ class KnownNodes:
         self._is_unsorted = self._is_unsorted or (last is not None and self._since(last) > self._since(record))
         self._gone[record.id] = record
         self._gone_by_group[record.group] = self._gone_by_group.get(record.group, 0) + 1
+        self._note_gone_change(record.group)
 
     def _not_gone(self, record: _Record) -> None:
         if self._gone.pop(record.id, None) is None:
@@ -368,8 +377,14 @@ class KnownNodes:
         left = self._gone_by_group[record.group] - 1
         if left:
             self._gone_by_group[record.group] = left
+            self._note_gone_change(record.group)
         else:
             del self._gone_by_group[record.group]
+            del self._gone_changes[record.group]
+
+    def _note_gone_change(self, group: str) -> None:
+        self._changes_of_gone += 1
+        self._gone_changes[group] = self._changes_of_gone
 
     def _since(self, record: _Record) -> int:
         """Return since when a node could have returned."""
