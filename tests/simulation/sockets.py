@@ -481,7 +481,7 @@ async def serving(form: Form, *, ordered: bool) -> AsyncIterator[Home]:
         "protocol.hold_timeout_s": HOLD_S,
         "protocol.ordering": ordered,
     }
-    if form.workers:
+    if form.kind == "native":
         settings["transport.workers"] = form.workers
     async with XdsServer(None, settings=settings) as server:
         await server.wait_ready()
