@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from support.pki import Authority
 
 from xds.address import Address
-from xds.config import ProtocolSettings, Settings, TlsSettings, api_tls_files
+from xds.config import ProtocolSettings, Settings, TlsSettings, api_tls_files, tls_files
 from xds.transport.revocations import RevocationFiles
 
 
@@ -125,7 +125,7 @@ def test_what_client_certificates_are_checked_with_is_checked_before_anything_st
         assert api_tls_files(Settings.model_validate(both)) is not None
     both["tls"] = tls | {"client_ca": stranger.cert_path, "crls": f"{crl}:{stranger.revoke()}"}  # of either port's CAs
     of_both = Settings.model_validate(both)
-    for files in (of_both.tls_files, api_tls_files(of_both)):
+    for files in (tls_files(of_both), api_tls_files(of_both)):
         assert files is not None
         RevocationFiles(files)
     trusting = tls | {"trust_domains": f"corp={ca}"}
@@ -133,7 +133,7 @@ def test_what_client_certificates_are_checked_with_is_checked_before_anything_st
     assert "identity.certificate" in told(identity={"certificate": "email"})
     settings = Settings.model_validate({"tls": trusting | {"crls": str(crl), "client_ca": ca}})
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
-    files = settings.tls_files
+    files = tls_files(settings)
     assert files is not None
     assert (files.trust_domains, files.crls) == ((("corp", authority.cert_path),), (crl,))
 

@@ -17,7 +17,7 @@ from xds.api.fleet import Certificate, ReplicaStatus, ServerStatus, SourceStatus
 from xds.api.http_port import HttpLimits
 from xds.api.metrics import metrics_renderer
 from xds.api.operations import CantMoveError
-from xds.config import ServingInfo, Settings
+from xds.config import ServingInfo, Settings, tls_files
 from xds.limits import LimitHits, summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset, Changeset
@@ -134,7 +134,8 @@ class App:
         if count:
             background = self.background
             return WorkerStreams(self.settings, self.catalog, count, background=background, known=known, nack_log=log)
-        return Streams(self.settings, self._schema, self.catalog, known=known, on_nacks=log.take)
+        tls = tls_files(self.settings)
+        return Streams(self.settings, self._schema, self.catalog, tls=tls, known=known, on_nacks=log.take)
 
     @property
     def hub(self) -> Hub:

@@ -399,11 +399,6 @@ class Settings(BaseSettings):
         return self.secrets.require or ("none" if self.listen.is_loopback else "authenticated")
 
     @property
-    def tls_files(self) -> TlsFiles | None:
-        """The files of the xDS port's TLS, None without TLS."""
-        return self.tls.files(self.identity.certificate, api_client_ca=self.api.tls_client_ca)
-
-    @property
     def open_api(self) -> dict[SettingPath, Address]:
         """The addresses beyond loopback at which the push API lacks TLS or credentials, by their settings."""
         if self.api.tls is not None and self.asks_for_credentials:
@@ -588,6 +583,11 @@ class ServingInfo:
     api_tls: bool = False
     """Whether the push API and the admin port speak TLS."""
     directory_problem: str = ""
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the files of the xDS port's TLS, None without TLS."""
+    return settings.tls.files(settings.identity.certificate, api_client_ca=settings.api.tls_client_ca)
 
 
 def api_tls_files(settings: Settings) -> TlsFiles | None:

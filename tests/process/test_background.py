@@ -260,7 +260,7 @@ def test_every_death_is_a_metric() -> None:
     background = Background()
     background.deaths.update({"write changes": 0, "follow etcd": 2})
 
-    streams = Streams(Settings(), load_schema(), Catalog())
+    streams = Streams(Settings(), load_schema(), Catalog(), tls=None)
     render = metrics_renderer(streams, Catalog(), rejected=lambda: 0, background=background)
     text = asyncio.run(render()).decode()
     assert 'xds_background_deaths_total{task="follow etcd"} 2.0' in text
@@ -274,7 +274,7 @@ def test_resources_of_types_without_a_short_name_are_other_together() -> None:
     prefix = "type.googleapis.com/xds.test.Type"
     unnamed = [replace(named, type_url=f"{prefix}{number}", name=f"n{number}") for number in range(3)]
     catalog.apply(Changeset(upserts={"default": (named, *unnamed)}), revision=1)
-    streams = Streams(Settings(), load_schema(), catalog)
+    streams = Streams(Settings(), load_schema(), catalog, tls=None)
     text = asyncio.run(metrics_renderer(streams, catalog, rejected=lambda: 0)()).decode()
     shown = [line for line in text.splitlines() if line.startswith("xds_resources{")]
     assert sorted(shown) == ['xds_resources{type="clusters"} 1.0', 'xds_resources{type="other"} 3.0']

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from xds.config import Settings, api_tls_files
+from xds.config import Settings, api_tls_files, tls_files
 from xds.reporting.events import log_expiry
 from xds.transport.certificate_expiry import CertificateFiles, Expiry
 from xds.transport.certificates import why_unusable
@@ -32,7 +32,7 @@ class CertificateStatus:
         on_api_change: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        xds, api = settings.tls_files, api_tls_files(settings)
+        xds, api = tls_files(settings), api_tls_files(settings)
         self._ports: dict[str, TlsFiles] = {}
         if xds is not None:
             self._ports["xDS"] = xds

@@ -19,6 +19,7 @@ from xds.protocol.status import Counters, NodesQuery
 from xds.registry.session_events import SessionEvent
 from xds.serving.memory_watch import MemoryState
 from xds.telemetry.process_figures import ProcessFigures
+from xds.transport.tls import TlsFiles
 
 if TYPE_CHECKING:
     from xds.config import Settings
@@ -29,6 +30,8 @@ class Begin:
     """The first message to a worker: the settings, and everything that is served, at a revision."""
 
     settings: "Settings"
+    tls: TlsFiles | None
+    """The files of the xDS port's TLS, None without TLS."""
     revision: int
     state: bytes
     """An encoded changeset, shared by all workers that begin at this revision."""

@@ -82,6 +82,7 @@ class Streams:
         schema: Schema,
         catalog: Catalog,
         *,
+        tls: TlsFiles | None,
         share: Share = share_with_nobody,
         processes: int = 1,
         on_rejected: Callable[[Rejected], None] | None = None,
@@ -93,11 +94,13 @@ class Streams:
     ) -> None:
         """Create them; ``processes`` of the server share the memory, ``name`` is that of this worker.
 
-        ``on_published`` is called with each revision that new streams are sent from now on. ``on_sessions`` is called
-        with what happens to the sessions, in batches; without it, ``known`` is kept by it. ``on_nacks`` is called with
-        the NACKs of each second; without it, they are logged here.
+        ``tls`` has the files of the xDS port's TLS, None without TLS. ``on_published`` is called with each revision
+        that new streams are sent from now on. ``on_sessions`` is called with what happens to the sessions, in batches;
+        without it, ``known`` is kept by it. ``on_nacks`` is called with the NACKs of each second; without it, they are
+        logged here.
         """
         self.settings = settings
+        self._tls = tls
         self._name = name
         self._epoch_s = 0.0
         """The time of 1970 on the event loop's clock, which the hub uses."""
@@ -460,9 +463,6 @@ class Streams:
         given = _gives_secrets(self.settings, tls=self.settings.tls.mode != "off", authenticated=True, identity=True)
         return Peer(identity, gets_secrets=given)
 
-    def _tls_files(self) -> TlsFiles | None:
-        return self.settings.tls_files
-
     def _native_options(self) -> NativeOptions:
         settings = self.settings
         transport, connections, tls = settings.transport, settings.connections, settings.tls.mode != "off"
@@ -484,7 +484,7 @@ class Streams:
             waiting_bytes_max=transport.waiting_bytes_max,
             age_max_s=connections.age_max_s,
             age_grace_s=connections.age_grace_s,
-            tls=self._tls_files(),
+            tls=self._tls,
             anonymous=Peer(gets_secrets=_gives_secrets(settings, tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
             tokens=None if self._tokens is None else self._tokens.tokens,
@@ -507,7 +507,7 @@ class Streams:
             connection_streams_max=transport.connection_streams_max,
             age_max_s=settings.connections.age_max_s,
             age_grace_s=settings.connections.age_grace_s,
-            tls=self._tls_files(),
+            tls=self._tls,
             anonymous=Peer(gets_secrets=_gives_secrets(settings, tls=tls, authenticated=False, identity=False)),
             make_peer=self._make_peer,
             tokens=None if self._tokens is None else self._tokens.tokens,

@@ -131,6 +131,7 @@ class ServingWorker:
             begin.settings,
             load_schema(),
             self._catalog,
+            tls=begin.tls,
             share=share,
             processes=begin.processes,
             on_rejected=report,

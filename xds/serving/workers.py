@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from xds.address import Address
-from xds.config import Settings
+from xds.config import Settings, tls_files
 from xds.limits import summed
 from xds.model.catalog import Catalog
 from xds.model.changeset import AppliedChangeset
@@ -388,7 +388,14 @@ class WorkerStreams:
             asyncio.get_running_loop().call_later(STATE_KEPT_S, self._forget_state)
         self._served.note(worker, revision)
         begin = Begin(
-            plain(self.settings), revision, self._state[1], entries, chosen_schema(), self._workers + 1, str(worker)
+            settings=plain(self.settings),
+            tls=tls_files(self.settings),
+            revision=revision,
+            state=self._state[1],
+            entries=entries,
+            schema=chosen_schema(),
+            processes=self._workers + 1,
+            name=str(worker),
         )
         worker.channel.send(encode(begin))
 
