@@ -856,6 +856,18 @@ def test_a_good_cluster_that_was_rejected_beside_a_bad_one_and_is_gone_is_not_se
     assert clusters_sent(settle_for(world, client, 2 * DRAIN_S)) == ["-good"]
 
 
+def test_a_name_that_is_unsubscribed_is_answered_also_while_a_rejected_cluster_is_missing(world: World) -> None:
+    """The answer tells that nothing of this name is left, although the wildcard may want it (docs/protocol.md)."""
+    world.publish(static("c"), static("bad"), listener("l", routes="r"), route("r", 1, "bad"))
+    client = world.client()
+    client.request(CDS, subscribe=["*", "x"])
+    client.request(LDS)
+    settle(client, "bad@1")
+    client.request(RDS, subscribe=["r"])
+    settle(client)
+    assert clusters_sent(client.unsubscribe(CDS, "x")) == ["-x"]
+
+
 @pytest.mark.parametrize("message", ["no such lb policy", "good: x, bad: y"], ids=["names none", "names all"])
 def test_rejected_clusters_are_not_sent_again_where_none_is_known_to_be_good(world: World, message: str) -> None:
     world.publish(static("a"), listener("l", routes="r"), route("r", 1, "a"))

@@ -463,7 +463,10 @@ class Draft:
             self.acked_snapshot = self.sent_snapshot
         before = state.overrides
         if state.required_names and self.missing_clusters:
-            state = self.put(state.without_required_gone(self.newest.view(state.type_url)))
+            # Rejected clusters that were to be sent once more (``_send_unblamed``) and that are gone by now.
+            view = self.newest.view(state.type_url)
+            gone = [name for name in self.missing_clusters if view.get(name) is None and state.held(name) is not None]
+            state = self.put(state.without_required(gone))
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
         self.sent_snapshot = self.newest

@@ -61,7 +61,7 @@ from xds.protocol.responses import (
     state_version,
     unlimited,
 )
-from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, WILDCARD, NameSet, Subscription, bytes_of
+from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, NameSet, Subscription, bytes_of
 
 IN_FLIGHT_MAX = 9
 """Maximum responses of a type in flight; then no more of the type is sent."""
@@ -312,14 +312,10 @@ class TypeState(NamedTuple):
             required_names=self.required_names.union(names) if self.required_names else frozenset(names), dirty=True
         )
 
-    def without_required_gone(self, view: View) -> "TypeState":
-        """Require no names any more that the client does not name itself and that no longer exist in a view.
-
-        They were required because a response was rejected for another resource; only their removal is left to send.
-        """
-        unnamed = self.required_names - self.subscription.names
-        gone = {name for name in unnamed if name != WILDCARD and view.get(name) is None}
-        return self._replace(required_names=self.required_names - gone) if gone else self
+    def without_required(self, names: Iterable[str]) -> "TypeState":
+        """Require these names no longer, apart from those that the client subscribes to by name."""
+        left = self.required_names.difference(names).union(self.required_names & self.subscription.names)
+        return self._replace(required_names=left) if left != self.required_names else self
 
     def change_subscription(self, subscription: Subscription, unsent: Unsent) -> "TypeState":
         """Set the subscription: drop what is known of names that it lacks, and record new names as not sent."""
