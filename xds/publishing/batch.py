@@ -11,10 +11,12 @@ from xds.publishing.journey import Journey
 from xds.publishing.plan import ChangePlan
 from xds.schema.scrub import hider_of
 from xds.store.entries import Stored
-from xds.store.errors import OutcomeUnknownError, StoreError, UnavailableError
+from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, StoreError, UnavailableError
 
 LARGE_BYTES = 64 * 1024
 """Bytes of resources whose secrets are found in some milliseconds; for less, a thread only adds delay."""
+OWN_WORDS = (ConflictError, IdReusedError)
+"""Errors that repeat nothing of what a service or a file says. Replicas that write at once cause many of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +129,8 @@ async def hide_secrets(error: StoreError, batch: Iterable[Planned]) -> None:
 
     All changes of a batch get the same answer, so one caller's secrets would be told to others.
     """
+    if isinstance(error, OWN_WORDS):
+        return
     changes = (waiting.change for planned in batch for waiting in planned.waiting)
     resources = [each for change in changes for upserts in change.upserts.values() for each in upserts]
 
