@@ -1,8 +1,11 @@
 """A store in an etcd that requires a client certificate and a password."""
 
+import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -15,14 +18,18 @@ from support.processes import Child
 from support.server import XdsServer
 from support.waiting import wait_until
 
+from xds._generated import etcd_pb2 as pb
 from xds.client import Client
 from xds.process.background import Background
 from xds.replicas.membership import Member, Membership
+from xds.store import etcd_client
 from xds.store.errors import UnavailableError
 from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import EtcdClient, EtcdOptions
 
 PREFIX = "mine"
+Context = grpc.aio.ServicerContext
+Answer = Callable[[str, bytes, Context], Awaitable[bytes]]
 
 
 class Guarded:
@@ -152,24 +159,79 @@ async def test_a_replica_registers_with_the_rights_below_its_prefix(guarded: Gua
     await membership.stop()
 
 
-async def test_what_etcd_or_a_proxy_repeats_of_the_password_is_hidden() -> None:
-    async def refuse(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"who sends {request!r} is not welcome")
-        return b""
+@asynccontextmanager
+async def client_of(answer: Answer) -> AsyncIterator[EtcdClient]:
+    """Yield a client with a password, whose calls a proxy answers by their names."""
 
     class Proxy(grpc.GenericRpcHandler):
-        def service(self, _: object) -> grpc.RpcMethodHandler:
-            return grpc.unary_unary_rpc_method_handler(refuse)
+        def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(partial(answer, call.method.rpartition("/")[2]))
 
     server = grpc.aio.server(handlers=(Proxy(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     client = EtcdClient(EtcdOptions(endpoints=(f"127.0.0.1:{port}",), user="ann", password="hush"))
     try:
+        yield client
+    finally:
+        await client.close()
+        await server.stop(None)
+
+
+async def test_what_etcd_or_a_proxy_repeats_of_the_password_is_hidden() -> None:
+    async def refuse(_: str, request: bytes, context: Context) -> bytes:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"who sends {request!r} is not welcome")
+        return b""
+
+    async with client_of(refuse) as client:
         with pytest.raises(UnavailableError) as refused:
             await client.range(b"x")
         assert "[redacted]" in str(refused.value)
         assert "hush" not in str(refused.value)
-    finally:
-        await client.close()
-        await server.stop(None)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+@pytest.mark.parametrize("method", ["range", "transact"])
+async def test_what_etcd_or_a_proxy_repeats_of_the_token_is_hidden(method: str, code: grpc.StatusCode) -> None:
+    """The password may be a part of the token."""
+
+    async def answer(name: str, _: bytes, context: Context) -> bytes:
+        if name == "Authenticate":
+            return pb.AuthenticateResponse(token="ticket.hush.17").SerializeToString()
+        token = dict(context.invocation_metadata() or ())["token"]
+        await context.abort(code, f"etcdserver: invalid auth token: {token!r}")
+        return b""
+
+    async with client_of(answer) as client:
+        with pytest.raises(UnavailableError) as refused:
+            await (client.range(b"x") if method == "range" else client.transact([], [], []))
+        assert "invalid auth token: '[redacted]'" in str(refused.value)
+
+
+async def test_the_token_of_each_request_is_hidden_where_another_one_has_made_the_client_forget_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two requests are refused at once; the first that is, has the client ask for another token."""
+    monkeypatch.setattr(etcd_client, "TRY_S", 20.0)
+    tokens = (f"ticket.{number}" for number in range(100))
+    held = asyncio.Event()
+
+    async def answer(name: str, request: bytes, context: Context) -> bytes:
+        if name == "Authenticate":
+            return pb.AuthenticateResponse(token=next(tokens)).SerializeToString()
+        token = dict(context.invocation_metadata() or ())["token"]
+        if name == "Txn":
+            held.set()
+            await wait_until(lambda: client._token, lambda known: known not in ("", token))
+        elif token != "ticket.0":
+            return b""
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"etcdserver: invalid auth token: {token}")
+        return b""
+
+    async with client_of(answer) as client:
+        transaction = asyncio.create_task(client.transact([], [], []))
+        await held.wait()
+        await client.range(b"x")
+        with pytest.raises(UnavailableError, match=r"token: \[redacted\]$"):
+            await transaction
+        assert client._token == "ticket.1"

@@ -47,6 +47,14 @@ class LostReplyError(Exception):
     """The reply to a request was lost: it may have been carried out, or may still be."""
 
 
+class _FailedError(Exception):
+    """A request failed. ``words``: what etcd, or a proxy before it, says of it, without the password and the token."""
+
+    def __init__(self, code: grpc.StatusCode, words: str) -> None:
+        super().__init__(words)
+        self.code, self.words = code, words
+
+
 class _ClosedMeanwhileError(Exception):
     """The client was closed during a request, which may have been carried out."""
 
@@ -131,12 +139,12 @@ class EtcdClient:
             return await self._ask(KV + "Txn", request, pb.TxnResponse)
         except _ClosedMeanwhileError as error:
             raise LostReplyError(str(error)) from None
-        except aio.AioRpcError as error:
+        except _FailedError as error:
             self._next()
-            if error.code() in UNDECIDED:
-                raise LostReplyError(self._words_of(error)) from None
-            kind = AwayError if error.code() in TRY_NEXT else UnavailableError
-            raise kind(f"etcd: {self._words_of(error)}") from None
+            if error.code in UNDECIDED:
+                raise LostReplyError(error.words) from None
+            kind = AwayError if error.code in TRY_NEXT else UnavailableError
+            raise kind(f"etcd: {error.words}") from None
 
     async def watch(self, key: bytes, end: bytes, revision: int) -> AsyncIterator[pb.WatchResponse]:
         """Yield the changes of keys from ``key`` to ``end`` since an etcd revision, and empty progress responses.
@@ -190,10 +198,10 @@ class EtcdClient:
                 raise UnavailableError(str(error)) from None
             except AwayError as error:  # no answer to the authentication
                 why = str(error)
-            except aio.AioRpcError as error:
-                why = f"{self._options.endpoints[self._at]}: {self._words_of(error)}"
+            except _FailedError as error:
+                why = f"{self._options.endpoints[self._at]}: {error.words}"
                 self._next()
-                if error.code() not in TRY_NEXT:
+                if error.code not in TRY_NEXT:
                     raise UnavailableError(f"etcd refuses ({why})") from None
             if number >= len(self._channels):
                 await asyncio.sleep(0.1)
@@ -207,6 +215,7 @@ class EtcdClient:
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_class.FromString,
         )
+        token = self._token
         patience_s = TRY_S * 2 ** min(self._silences // len(self._channels), 2)
         try:
             answer: M = await call(
@@ -215,9 +224,9 @@ class EtcdClient:
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._silences += 1
-            elif error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            elif error.code() is grpc.StatusCode.UNAUTHENTICATED and self._token == token:
                 self._token = ""
-            raise
+            raise _FailedError(error.code(), self._words_of(error, token)) from None
         except asyncio.CancelledError:
             # Closing a channel cancels its calls, which looks as if the task that awaits one had been cancelled.
             task = asyncio.current_task()
@@ -257,10 +266,10 @@ class EtcdClient:
             words = self._words_of(error)
             raise UnavailableError(f"etcd refuses the user {options.user!r}: {words}") from None
 
-    def _words_of(self, error: aio.AioRpcError) -> str:
-        """Return what etcd, or a proxy before it, says of a failure, without the password and the token."""
+    def _words_of(self, error: aio.AioRpcError, token: str = "") -> str:
+        """Return what etcd, or a proxy before it, says of a failure, without the password and the request's token."""
         words = str(error.details())
-        for secret in filter(None, (self._options.password, self._token)):
+        for secret in sorted(filter(None, (self._options.password, token)), key=len, reverse=True):
             words = words.replace(secret, "[redacted]")
         return words
 
