@@ -59,14 +59,23 @@ def test_commands_that_talk_to_nobody_do_not_load_grpc() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_named_command_is_all_that_is_imported() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told", "unneeded"),
+    [
+        (["status", "--help"], "Usage: xds status", ["xds.cli.top", "xds.client", "xds.schema"]),
+        (["version"], f"xds {__version__}", ["xds.cli.top", "xds.cli.status", "xds.client"]),
+        (["--version"], f"xds {__version__}", ["xds.cli.top", "xds.cli.status", "xds.client"]),
+        (["version", "--help"], "Usage: xds version", ["xds.cli.top", "xds.cli.status", "xds.client", "xds.schema"]),
+    ],
+)
+def test_a_named_command_is_all_that_is_imported(arguments: list[str], told: str, unneeded: list[str]) -> None:
     program = (
-        "import sys, xds.cli.main as m; sys.argv = ['xds', 'status', '--help']\n"
+        f"import sys, xds.cli.main as m; sys.argv = ['xds', *{arguments}]\n"
         "try: m.main()\n"
-        "finally: print([name for name in ('xds.cli.top', 'xds.client', 'xds.schema') if name in sys.modules])"
+        f"finally: print([name for name in {unneeded} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert (done.stdout.splitlines()[-1], "Usage: xds status" in done.stdout) == ("[]", True)
+    assert (done.stdout.splitlines()[-1], told in done.stdout) == ("[]", True)
 
 
 def test_a_command_is_the_same_alone_and_among_the_others() -> None:

@@ -89,7 +89,12 @@ def command_line(names: Iterable[str] = COMMANDS) -> typer.Typer:
 
 
 def _named(arguments: list[str]) -> Iterable[str]:
-    """Return the subcommands that these arguments need: the one that they name, else all."""
+    """Return the subcommands that these arguments need: the one that they name, else all.
+
+    The versions are printed here, by ``xds version`` and by ``xds --version``, whatever follows.
+    """
+    if arguments[:1] in (["version"], ["--version"]):
+        return ()
     return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
