@@ -350,6 +350,55 @@ async def test_endpoints_are_pushed_on_one_stream(api_server) -> None:
         )
 
 
+class Passing(grpc.aio.StreamStreamClientInterceptor):
+    """Passes calls on as they are, or with their responses in an iterator of its own, as tracers do."""
+
+    def __init__(self, *, wraps: bool) -> None:
+        self._wraps = wraps
+
+    async def intercept_stream_stream(self, continuation, client_call_details, request_iterator):
+        call = await continuation(client_call_details, request_iterator)
+        return self._each(call) if self._wraps else call
+
+    async def _each(self, call):
+        async for response in call:
+            yield response
+
+
+async def push_for_good(push: EndpointsPush) -> None:
+    while True:
+        await (await push(r.assignment("a", 8)))
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+async def test_endpoints_are_pushed_through_the_interceptors_of_others(
+    api_server, monkeypatch: pytest.MonkeyPatch, wraps: bool
+) -> None:
+    """Such as OpenTelemetry's, which puts them into each channel that is made."""
+
+    def intercepted(*arguments: Any, **options: Any) -> grpc.aio.Channel:
+        return real(*arguments, **options, interceptors=[Passing(wraps=wraps)])
+
+    real = grpc.aio.insecure_channel
+    monkeypatch.setattr(grpc.aio, "insecure_channel", intercepted)
+    async with asyncio.timeout(30), api_server() as server, server.client() as client:
+        await client.apply(upsert=PUSHED_TO)
+        async with client.pushing_endpoints() as push:
+            pushed = [await push(r.assignment("a", port)) for port in range(1, 500)]
+            wrong = await push(r.static_cluster("a", 1))
+        revisions = [await future for future in pushed]
+        assert revisions == sorted(revisions)
+        assert revisions[-1] == server.catalog.revision
+        with pytest.raises(RejectedError):
+            wrong.result()
+        async with pushing(client) as (push, errors):
+            assert await (await push(r.assignment("a", 7))) == server.catalog.revision
+            await server.api.stop()
+            with pytest.raises(ClientError):
+                await push_for_good(push)
+        assert [type(each) for each in errors] in ([UnavailableError], [OutcomeUnknownError])
+
+
 class Stuck(MemoryStore):
     """Does not answer appends while ``stuck`` is set."""
 

@@ -11,7 +11,7 @@ async def write(call: Any, message: bytes) -> None:
     grpc.aio's own ``write`` puts INTERNAL, "Internal error from Core", in place of the server's status if the stream
     ends while the message is sent (https://github.com/grpc/grpc/issues/36066).
     """
-    if not isinstance(call, grpc.aio.StreamStreamCall):
+    if not hasattr(call, "_cython_call"):
         await call.write(message)
         return
     if call.done():

@@ -135,12 +135,16 @@ class EndpointStream:
         """Write a message. Raises InternalError or InvalidStateError if the call has ended: its status says why.
 
         gRPC's own ``write`` puts INTERNAL in place of the server's status if the call ends while the message is sent
-        (https://github.com/grpc/grpc/issues/36066).
+        (https://github.com/grpc/grpc/issues/36066). A call that has interceptors has only that ``write``.
         """
         if self._call.done():
             raise asyncio.InvalidStateError
+        bare = getattr(self._call, "_cython_call", None)
+        if bare is None:
+            await self._call.write(push)
+            return
         await self._call.wait_for_connection()
-        await self._call._cython_call.send_serialized_message(push.SerializeToString())
+        await bare.send_serialized_message(push.SerializeToString())
 
     async def _read(self) -> None:
         while (answer := await self._call.read()) is not aio.EOF:
