@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.etcd import Etcd
 
+from xds._generated import etcd_pb2
 from xds.store import rekey
 from xds.store.cache import StateCache
 from xds.store.copying import copy_store
@@ -365,6 +366,31 @@ async def test_a_compaction_during_a_conversion_begins_anew_or_waits(
     assert (done.converted, done.leftovers) == (0, ())
     for store in (server, only_newest):
         await store.close()
+
+
+async def test_large_changes_are_converted_where_etcd_keeps_no_old_revisions(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the revisions at which they were written, nor those at which the conversion began."""
+    options, key = await options_of(etcd), new_key()
+    store = await EtcdStore.open(options, "large")
+    for number, value in enumerate((LARGE, MARKER, LARGE, MARKER)):
+        await store.append(entry(number, value=value))
+    before = await whole(store)
+    await store.close()
+    convert_record = _Conversion._convert_record
+
+    async def compact_before(conversion: _Conversion, kv: etcd_pb2.KeyValue, found: rekey.Progress) -> None:
+        await etcd.forget_old_revisions()
+        await convert_record(conversion, kv, found)
+
+    monkeypatch.setattr(_Conversion, "_convert_record", compact_before)
+    done = await convert_etcd(options, "large", encrypting(Sealer(ring(key))))
+    assert done.leftovers == ()
+    assert not any(MARKER[:12] in value for value in await values(options, "large"))
+    again = sealed(await EtcdStore.open(options, "large"), key)
+    assert await whole(again) == before
+    await again.close()
 
 
 async def test_values_that_a_compaction_moves_past_a_conversion_are_converted(

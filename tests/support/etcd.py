@@ -125,16 +125,25 @@ class Etcd:
 
         await wait_until(self._statuses, is_whole, timeout_s=READY_S, poll_s=0.05)
 
+    async def forget_old_revisions(self) -> None:
+        """Compact all that was before now, as ``--auto-compaction-retention`` does in time."""
+        revision = max(each["Status"]["header"]["revision"] for each in await self._statuses())
+        done = await self._control("compact", str(revision))
+        assert done.returncode == 0 or b"has been compacted" in done.stderr, done.stderr
+
     async def _statuses(self) -> list[Any]:
-        done = await asyncio.to_thread(
+        done = await self._control("endpoint", "status", "-w", "json")
+        statuses: list[Any] = json.loads(done.stdout or b"[]")
+        return statuses
+
+    async def _control(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return await asyncio.to_thread(
             subprocess.run,
-            ["etcdctl", "--endpoints", ",".join(self.endpoints), "endpoint", "status", "-w", "json"],
+            ["etcdctl", "--endpoints", ",".join(self.endpoints), *words],
             env={**os.environ, "ETCDCTL_API": "3"},
             capture_output=True,
             check=False,
         )
-        statuses: list[Any] = json.loads(done.stdout or b"[]")
-        return statuses
 
     async def __aenter__(self) -> Self:
         if not self.members:

@@ -324,7 +324,7 @@ class EtcdStore(Store):
                     if head.revision >= revision:
                         at = found.header.revision
                         kept = await self._client.range(self._layout.log_key(revision), revision=at)
-                        if kept.kvs and self._layout.write_id_of(kept.kvs[0]) == write_id:
+                        if kept.kvs and self._layout.record_of(kept.kvs[0]).write_id == write_id:
                             return True
                         if not kept.kvs and head.oldest >= revision:
                             raise OutcomeUnknownError(entries[0].id, f"revision {revision} is no longer kept")
@@ -539,6 +539,7 @@ class EtcdStore(Store):
         if revision is None:
             self._layout.ignore(kv.key)
         elif self._now.revision < revision <= head.revision:  # records beyond the head are not part of the log
+            # Where etcd has compacted that revision, because the watch is late, all that is missing is read anew.
             self._take(await self._layout.decode(kv, kv.mod_revision))
 
     def _must_have(self, head: pb.Head) -> None:

@@ -73,10 +73,10 @@ class EtcdLayout:
         except DecodeError as error:
             raise _unreadable(kv.key, str(error)) from None
 
-    def write_id_of(self, kv: etcd_pb2.KeyValue) -> str:
-        """Return the id of the write that made a record."""
+    def record_of(self, kv: etcd_pb2.KeyValue) -> pb.Record:
+        """Return the record in a key's value."""
         try:
-            return str(pb.Record.FromString(kv.value).write_id)
+            return pb.Record.FromString(kv.value)
         except DecodeError as error:
             raise _unreadable(kv.key, str(error)) from None
 
@@ -89,9 +89,13 @@ class EtcdLayout:
         return pb.Record(pieces=name, piece_count=count, write_id=write_id)
 
     async def decode(self, kv: etcd_pb2.KeyValue, at: int) -> list[Stored]:
-        """Return the entries of a record: at least one, the last of which has the key's revision."""
+        """Return the entries of a record: at least one, the last of which has the key's revision.
+
+        ``at`` is an etcd revision at which the key was read, because its pieces may be deleted later. It should be
+        recent: etcd compacts old ones, which can't be read any more.
+        """
+        record = self.record_of(kv)
         try:
-            record = pb.Record.FromString(kv.value)
             data = await self._read_pieces(record.pieces, record.piece_count, at) if record.pieces else record.batch
             entries = decode_batch(data)
         except DecodeError as error:

@@ -114,9 +114,18 @@ class _Conversion:
             first = page.kvs[-1].key + b"\0"
 
     async def _convert_record(self, kv: etcd_pb2.KeyValue, found: Progress) -> None:
+        # A record with pieces is read anew, and they at the same etcd revision. etcd may have compacted the one at
+        # which the record was set, and that of the page as well where many large records are converted.
+        must_read, at = bool(self._layout.record_of(kv).pieces), 0
         while True:
-            stored = await self._layout.decode(kv, kv.mod_revision)
-            old = pb.Record.FromString(kv.value)
+            if must_read:
+                read = await self._client.range(kv.key)
+                if not read.kvs:
+                    return  # compacted meanwhile
+                kv, at = read.kvs[0], read.header.revision
+            must_read = True
+            old = self._layout.record_of(kv)
+            stored = await self._layout.decode(kv, at)
             self._pieces.add(old.pieces)
             counted = Progress()
             entries = [self._converted_entry(each.entry, counted) for each in stored]
@@ -132,10 +141,6 @@ class _Conversion:
                 return
             if record.pieces:
                 await self._layout.delete_pieces(record.pieces)
-            again = await self._client.range(kv.key)
-            if not again.kvs:
-                return  # compacted meanwhile
-            kv = again.kvs[0]
 
     def _converted_entry(self, entry: Entry, counted: Progress) -> Entry:
         operations = {
