@@ -5,9 +5,11 @@ import itertools
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.etcd import Etcd
+from support.etcd import Etcd, wait_known
+from support.waiting import wait_until
 
 from xds._generated import etcd_pb2
 from xds.store import rekey
@@ -15,7 +17,7 @@ from xds.store.cache import StateCache
 from xds.store.copying import copy_store
 from xds.store.entries import Entry, Key, State, Store, Stored
 from xds.store.errors import IdReusedError, StoreError, UnreadableError
-from xds.store.etcd import COMPACTIONS_MAX, EtcdStore
+from xds.store.etcd import EtcdStore
 from xds.store.etcd_client import EtcdClient, EtcdOptions, end_of
 from xds.store.etcd_rekey import STALE_PASSES_MAX, _Conversion, convert_etcd
 from xds.store.keys import KeyRing, KeySource, StoreKey, new_key, write_key_file
@@ -339,32 +341,68 @@ async def test_a_compaction_leaves_no_value_with_the_key_that_it_had_in_memory(e
         await store.close()
 
 
-@pytest.mark.parametrize("rounds", [1, COMPACTIONS_MAX])
-async def test_a_compaction_during_a_conversion_begins_anew_or_waits(
-    etcd: Etcd, rounds: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("step", "written"), [("read_base", 1), ("read_log", 1), ("put_pieces", 2)])
+async def test_a_compaction_during_a_conversion_is_left_for_the_next_time(
+    etcd: Etcd, step: str, written: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, prefix = await options_of(etcd), f"meanwhile-{rounds}"
-    keys = [new_key() for _ in range(rounds + 1)]
+    """It writes the state in vain only if the conversion begins while it does."""
+    options, prefix, old, new = await options_of(etcd), f"meanwhile-{step}", new_key(), new_key()
     inner = await EtcdStore.open(options, prefix)
-    server = sealed(inner, keys[0])
-    await fill_etcd(server)
-    put_pieces, converted = inner._layout.put_pieces, 0
+    server = sealed(inner, new, old)
+    await fill_etcd(sealed(inner, old))
+    put_pieces, states = inner._layout.put_pieces, []
+    is_converted = False
 
-    async def convert_before(data: bytes) -> tuple[str, int]:
-        nonlocal converted
-        if converted < rounds:
-            converted += 1
-            await convert_etcd(options, prefix, encrypting(Sealer(ring(*reversed(keys[: converted + 1])))))
+    async def count(data: bytes) -> tuple[str, int]:
+        states.append(data)
         return await put_pieces(data)
 
-    monkeypatch.setattr(inner._layout, "put_pieces", convert_before)
-    assert await server.compact(8) == (8 if rounds < COMPACTIONS_MAX else 4)
-    only_newest = sealed(await EtcdStore.open(options, prefix), keys[-1])
-    assert (await only_newest.state()).resources[C] == MARKER + b"-11"
-    assert (await only_newest.survey()).values_by_key.keys() == {keys[-1].id}
-    done = await convert_etcd(options, prefix, encrypting(Sealer(ring(keys[-1]))))
+    monkeypatch.setattr(inner._layout, "put_pieces", count)
+    go_on = getattr(inner._layout, step)
+
+    async def convert_before(*arguments: Any, **more: Any) -> Any:
+        nonlocal is_converted
+        if not is_converted:
+            is_converted = True
+            await convert_etcd(options, prefix, encrypting(Sealer(ring(new, old))))
+        return await go_on(*arguments, **more)
+
+    monkeypatch.setattr(inner._layout, step, convert_before)
+    assert await server.compact(8) == 4
+    assert await server.compact(8) == 8
+    assert len(states) == written
+    only_new = sealed(await EtcdStore.open(options, prefix), new)
+    assert (await only_new.state()).resources[C] == MARKER + b"-11"
+    assert (await only_new.survey()).values_by_key.keys() == {new.id}
+    done = await convert_etcd(options, prefix, encrypting(Sealer(ring(new))))
     assert (done.converted, done.leftovers) == (0, ())
-    for store in (server, only_newest):
+    for store in (server, only_new):
+        await store.close()
+
+
+async def test_a_compaction_writes_no_state_where_another_replica_was_faster(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = await options_of(etcd)
+    slow, fast = [await EtcdStore.open(options, "faster") for _ in range(2)]
+    await fill_etcd(slow)
+    await wait_known(fast, 12)
+    read_log, states = slow._layout.read_log, []
+
+    async def compact_after(*arguments: Any, **more: Any) -> list[Stored]:
+        read = await read_log(*arguments, **more)
+        assert await fast.compact(8) == 8
+        await wait_until(slow.kept, lambda kept: kept[0] == 8)
+        return read
+
+    async def count(data: bytes) -> tuple[str, int]:
+        states.append(data)
+        return "", 0
+
+    monkeypatch.setattr(slow._layout, "read_log", compact_after)
+    monkeypatch.setattr(slow._layout, "put_pieces", count)
+    assert (await slow.compact(6), states) == (8, [])
+    for store in (slow, fast):
         await store.close()
 
 

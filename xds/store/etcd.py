@@ -51,8 +51,6 @@ SETTLE_S = 1.8
 """How long to try to find out the outcome of a write whose reply was lost. A write that can't be made fails within two
 seconds; the election of a leader takes less with the settings that docs/store.md recommends."""
 RETRY_S = 0.2
-COMPACTIONS_MAX = 3
-"""How often a compaction begins anew because values were rewritten meanwhile."""
 REPLACED = "the store was replaced by another one, which is not read yet"
 
 
@@ -365,19 +363,20 @@ class EtcdStore(Store):
             return self._oldest
         epoch = self.epoch
         # The state is that of etcd, not the one in memory, whose values may have the key that they had when they were
-        # read. Where values are rewritten meanwhile, it is read again; where they still are, it is left for next time.
-        for _ in range(COMPACTIONS_MAX):
-            try:
-                state, at = await self._read_state(revision)
-            except CompactedError as error:  # another replica has compacted more meanwhile
-                return error.oldest
-            rekeyed = await self._layout.rekeyed_at(at)
-            name, count = await self._layout.put_pieces(encode_base(state))
-            if await self._put_base(epoch, revision, name, count, rekeyed):
-                return revision
-            await self._layout.delete_pieces(name)
-            if self._head.oldest >= revision:
-                break
+        # read. Where values are rewritten meanwhile, this is left for next time. It is looked at before the state is
+        # written as well, since replicas ask for this again and again while a conversion runs.
+        try:
+            state, at = await self._read_state(revision)
+        except CompactedError as error:  # another replica has compacted more meanwhile
+            return error.oldest
+        rekeyed = await self._layout.rekeyed_at(at)
+        base = encode_base(state)
+        if await self._layout.rekeyed_at(0) != rekeyed or self._head.oldest >= revision:
+            return self._head.oldest
+        name, count = await self._layout.put_pieces(base)
+        if await self._put_base(epoch, revision, name, count, rekeyed):
+            return revision
+        await self._layout.delete_pieces(name)
         return self._head.oldest
 
     async def _put_base(self, epoch: str, revision: int, name: str, count: int, rekeyed: int) -> bool:
