@@ -1,7 +1,7 @@
 """Every route and every gRPC method, for every role, in a group of the caller and in one of others."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -764,9 +764,46 @@ async def test_a_problem_of_an_inherited_resource_is_not_told(scene: Scene) -> N
     await operations.publish(Change(upserts={OTHER: (ingest(cluster("shared")), ingest(r.route("marked", "shared")))}))
     await operations.put_group(OWN, OTHER, Change())
     problem = Problem(what="is wrong", group=OWN, resource="routes/marked")
-    assert operations.seen_problem(problem, lambda group: group == OWN) is None
-    assert operations.seen_problem(problem, lambda _: True) is problem
-    assert operations.seen_problem(replace(problem, resource="routes/new"), lambda group: group == OWN) is not None
+    others = [replace(problem, resource="routes/new"), replace(problem, resource="", group="")]
+
+    def seen(change: Change, sees: Callable[[str], bool] = lambda group: group == OWN) -> tuple[Problem, ...]:
+        return operations.seen_problems([problem, *others], sees, change)
+
+    assert seen(Change()) == tuple(others)
+    assert seen(Change(), lambda _: True) == (problem, *others)
+    own = ingest(r.route("marked", "shared"))
+    assert seen(Change(upserts={OWN: (own,)})) == (problem, *others)
+    await operations.publish(Change(upserts={OWN: (own,)}))
+    assert seen(Change()) == (problem, *others)
+    assert seen(Change(removals={OWN: ((own.type_url, own.name),)})) == tuple(others)
+    assert seen(Change(replace=(OWN,))) == tuple(others)
+
+
+@pytest.mark.parametrize("how", ["apply", "put", "rollback", "dry run"])
+async def test_a_problem_of_a_resource_that_the_change_puts_in_place_of_an_inherited_one_is_told(
+    scene: Scene, how: str
+) -> None:
+    operations = scene.served.operations
+    theirs = (ingest(cluster("shared")), ingest(r.route("main", "shared")), ingest(cluster("zzzzzz")))
+    await operations.publish(Change(upserts={OTHER: theirs}))
+    await operations.put_group(OWN, OTHER, Change())
+    own = ingest(r.route("main", "zzzzzz"))
+    before = await operations.publish(Change(upserts={OWN: (own,)}))
+    await operations.publish(Change(removals={OWN: ((own.type_url, own.name),)}))
+    await operations.publish(Change(removals={OTHER: ((CLUSTER_TYPE, "zzzzzz"),)}))
+    path, body = f"/v1/groups/{OWN}", r.route("main", "zzzzzz")
+    if how == "rollback":
+        shown = scene.shown("rollout")
+        answer = await scene.rest.post(f"{path}/rollback", json={"to": before.revision}, headers=shown)
+    elif how == "put":
+        answer = await scene.rest.put(f"{path}/resources/routes/main", json=body, headers=scene.shown("write"))
+    else:
+        query = "?dry_run=true" if how == "dry run" else ""
+        url = f"{path}/changesets{query}"
+        answer = await scene.rest.post(url, json={"upsert": [body]}, headers=scene.shown("write"))
+    assert answer.status_code == 422
+    assert f"refers to clusters/zzzzzz, which does not exist in group {OWN}" in answer.text
+    assert "may not read" not in answer.text
 
 
 def standing(name: str, **fields: Any) -> Standing:

@@ -15,7 +15,7 @@ from xds.model.types import CLUSTER, ENDPOINTS, type_url_of
 from xds.protocol.blame import BlamedBy, named_in
 from xds.protocol.inspection import Held, InspectedClient, NackSeen, Standing, Waiting
 from xds.protocol.status import NAMES_SHOWN_MAX, NodeSummary, TypeSummary
-from xds.publishing.codec import restored
+from xds.publishing.codec import Operations, restored
 from xds.store.entries import Key
 
 Sees = Callable[[str], bool]
@@ -64,21 +64,27 @@ class Inherited:
     def _is_there(self, type_url: str, name: str) -> bool:
         return any(self._catalog.own_resource(group, type_url, name) is not None for group in self._lineage)
 
-    def hides_problem_of(self, label: str) -> bool:
-        """Return whether a resource, as a problem names it, is one that the caller may not know of.
+    def _hides_problem_of(self, label: str, asked: Operations) -> bool:
+        """Return whether a resource, as a problem of a change names it, is one that the caller may not know of.
 
-        A resource that no group has is one of the change.
+        What counts is the group that has it after the change. A resource that no group has then is one of the change.
         """
         kind, _, name = label.partition("/")
-        owners = (group for group in self._lineage if self._catalog.own_resource(group, type_url_of(kind), name))
-        owner = next(owners, None)
-        return owner is not None and not self._sees(owner)
+        type_url = type_url_of(kind)
+        for group in self._lineage:
+            now = self._catalog.own_resource(group, type_url, name)
+            if asked.get(Key(group, type_url, name), now) is not None:
+                return not self._sees(group)
+        return False
 
-    def problem(self, problem: Problem) -> Problem | None:
-        """Return a problem of the group, None if it is of a hidden resource; a hidden one is not suggested either."""
-        if self.hides_problem_of(problem.resource):
+    def problem(self, problem: Problem, asked: Callable[[], Operations]) -> Problem | None:
+        """Return a problem of the group, None if it is of a hidden resource; a hidden one is not suggested either.
+
+        ``asked`` returns what the change sets and removes that has the problem.
+        """
+        if self._hides_problem_of(problem.resource, asked()):
             return None
-        if problem.suggests and self.hides_problem_of(problem.suggests):
+        if problem.suggests and self._hides_problem_of(problem.suggests, asked()):
             return replace(problem, hint=add_it("it"), suggests="")
         return problem
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from xds.protocol.status import NODES_MAX, NodesFound, NodesQuery, NodeSummary
 from xds.publishing.changes import Change, Published
 from xds.publishing.codec import read_table, restored
 from xds.publishing.edits import DeleteGroup, PutGroup, PutRules, UnknownGroupError, UpdateRules
+from xds.publishing.plan import operations_of
 from xds.publishing.publisher import Publisher
 from xds.registry.known_nodes import KnownNode, KnownNodes
 from xds.routing.answer import Answer
@@ -274,10 +275,10 @@ class Operations:
         """Return once every process serves a revision that was made, or after a second; see ``Publisher.reached``."""
         await self._publisher.reached(revision)
 
-    async def rollback(self, group: str, to: int, like: Change) -> Published:
-        """Restore a group's state of a former revision, as a new revision. ``like`` has the author, message and id.
+    async def restoring(self, group: str, to: int, like: Change) -> Change:
+        """Return the change that restores a group's state of a former revision. ``like`` has author, message and id.
 
-        The former state is read first: it never changes. The resulting change is computed on the newest state.
+        The former state never changes; what differs from it is computed on the newest state when the change is made.
         Raises OutcomeUnknownError if the former state can't be read any more and a change with the id was made.
         """
         try:
@@ -286,7 +287,7 @@ class Operations:
             if like.id and await self._known_revision(like.id) is not None:
                 raise OutcomeUnknownError(like.id, str(error)) from error
             raise
-        return await self.publish(replace(like, upserts={group: snapshot.resources}, replace=(group,)))
+        return replace(like, upserts={group: snapshot.resources}, replace=(group,))
 
     async def _snapshot_to_restore(self, group: str, to: int) -> SnapshotAnswer:
         try:
@@ -619,14 +620,23 @@ class Operations:
         inherited = self.inherited(node.group, sees)
         return inherited.summary(node) if inherited.hides else node
 
-    def seen_problem(self, problem: Problem, sees: Callable[[str], bool]) -> Problem | None:
-        """Return a problem as it is told to who reads the groups that ``sees`` returns true for, None if it is not."""
+    def seen_problems(
+        self, problems: Iterable[Problem], sees: Callable[[str], bool], change: Change
+    ) -> tuple[Problem, ...]:
+        """Return the problems of a change that are told to who reads the groups that ``sees`` returns true for."""
+        asked = cache(lambda: operations_of(change, self._catalog))
+        shown = (self._seen_problem(each, sees, asked) for each in problems)
+        return tuple(each for each in shown if each is not None)
+
+    def _seen_problem(
+        self, problem: Problem, sees: Callable[[str], bool], asked: Callable[[], dict[Key, Resource | None]]
+    ) -> Problem | None:
         if not problem.group:
             return problem
         if not sees(problem.group):
             return None
         inherited = self.inherited(problem.group, sees)
-        return inherited.problem(problem) if inherited.hides else problem
+        return inherited.problem(problem, asked) if inherited.hides else problem
 
     def seen_nacks(self, nacks: Iterable[NackSeen], sees: Callable[[str], bool]) -> tuple[NackSeen, ...]:
         """Return NACKs of nodes of the groups that ``sees`` returns true for, as far as they are about these."""

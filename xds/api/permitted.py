@@ -6,7 +6,7 @@ the groups that it may read.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -98,10 +98,15 @@ class Permitted:
             self._admission.record_unpushed(self._call, group, detail)
 
     async def rollback(self, group: str, to: int, like: Change) -> Published:
-        """Restore a group's state of a former revision; see ``Operations.rollback``."""
+        """Restore a group's state of a former revision; see ``Operations.restoring``."""
         self._must(ROLLOUT, (group,))
-        change = self._operations.rollback(group, to, self._signed(like))
-        return await self._recorded(like, change, groups=(group,), to=to)
+        asked = [like]
+
+        async def restore() -> Published:
+            asked[:] = [await self._operations.restoring(group, to, self._signed(like))]
+            return await self._operations.publish(asked[0])
+
+        return await self._recorded(like, restore(), groups=(group,), asked=asked, to=to)
 
     async def put_group(self, group: str, extends: str | None, like: Change) -> Published:
         """Create a group, or change the group it extends."""
@@ -121,14 +126,21 @@ class Permitted:
         return await self._recorded(like, self._operations.edit_rules(rules, self._signed(like)), rules=True)
 
     async def _recorded(
-        self, change: Change, made: Awaitable[Published], groups: Collection[str] = (), **about: Any
+        self,
+        change: Change,
+        made: Awaitable[Published],
+        groups: Collection[str] = (),
+        asked: Sequence[Change] = (),
+        **about: Any,
     ) -> Published:
+        """Return the outcome of a change, and record it. ``asked`` has the change in full once that is known."""
+        asked = asked or (change,)
         if change.edit is not None:
             about["rules"] = True
         if change.dry_run:
             about["dry_run"] = True
         try:
-            with self._discreet():
+            with self._discreet(asked):
                 published = await self._admission.recorded(
                     self._call, groups or change.groups, made, change_id=change.id, **about
                 )
@@ -137,7 +149,7 @@ class Permitted:
                 raise
             raise IdReusedError(error.entry_id, await self.find(error.entry_id)) from None
         if published.warnings and not self._sees_all:
-            return replace(published, warnings=self._problems(published.warnings))
+            return replace(published, warnings=self._problems(published.warnings, asked[0]))
         return published
 
     def _signed(self, change: Change) -> Change:
@@ -490,21 +502,23 @@ class Permitted:
     # --- What the caller sees ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _discreet(self) -> Iterator[None]:
-        """Leave out of errors what they say of groups that the caller may not read."""
+    def _discreet(self, asked: Sequence[Change] = (Change(),)) -> Iterator[None]:
+        """Leave out of errors what they say of groups that the caller may not read.
+
+        ``asked`` has the change that is refused, as far as it is known by then.
+        """
         if self._sees_all:
             yield
             return
         try:
             yield
         except ChangesetRejectedError as error:
-            raise ChangesetRejectedError(self._problems(error.problems)) from None
+            raise ChangesetRejectedError(self._problems(error.problems, asked[0])) from None
         except UnknownGroupError as error:
             raise UnknownGroupError(error.group, self.group_names, revision=error.revision) from None
 
-    def _problems(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-        shown = (self._operations.seen_problem(each, self._sees) for each in problems)
-        seen = tuple(each for each in shown if each is not None)
+    def _problems(self, problems: tuple[Problem, ...], change: Change) -> tuple[Problem, ...]:
+        seen = self._operations.seen_problems(problems, self._sees, change)
         if len(seen) == len(problems):
             return seen
         what = "groups that you may not read have problems with the change"

@@ -53,7 +53,7 @@ def plan(
     whole = change if edited is None else replace(change, replace=(*change.replace, *edited.emptied))
     _check_kept(whole, edited, head.table)
     table = _table_after(whole, edited, head)
-    asked = _operations(whole, head)
+    asked = operations_of(whole, head)
     operations = {key: new for key, new in asked.items() if _version(new) != _version(_present(head, key))}
     unchanged = tuple(key for key in asked if key not in operations)
     _check_labels(asked, head)
@@ -144,7 +144,8 @@ def _asked(change: Change) -> Operations:
     return asked
 
 
-def _operations(change: Change, head: Catalog) -> Operations:
+def operations_of(change: Change, head: Catalog) -> Operations:
+    """Return what a change sets and, as None, what it removes. O(change), and O(group) for a group that it replaces."""
     asked: Operations = {
         Key(group, each.type_url, each.name): None for group in change.replace for each in head.own(group)
     }
