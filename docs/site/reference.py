@@ -391,7 +391,7 @@ async def _rendered() -> bytes:
     cluster = {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "web"}
     catalog.apply(Changeset(upserts={"default": read_resources([cluster], group="default")}))
     background.deaths["a task"] += 0
-    streams = Streams(Settings(), load_schema(), catalog)
+    streams = Streams(Settings(), load_schema(), catalog, tls=None)
     directory = DirectoryStatus(Path("resources"))
     streams.tls_failures["expired"] += 0
     counters = streams.counters
