@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import resources as r
 from support.etcd import Etcd
+from support.ports import is_free
 from support.server import XdsServer
 from support.waiting import wait_until
 
@@ -38,11 +40,11 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     directory = _FollowedDirectory(app, publisher, reader, stop, reloading)
     publish, failed = publisher.publish, []
 
-    async def fail_once(change):
+    async def fail_once(change, **options):
         if not failed:
             failed.append(change)
             raise ValueError("a bug")
-        return await publish(change)
+        return await publish(change, **options)
 
     monkeypatch.setattr(publisher, "publish", fail_once)
     following = app.background.keep("follow the directory", directory.follow, may_end=stop.is_set)
@@ -52,6 +54,27 @@ async def test_a_change_that_a_fault_kept_from_being_published_is_published_late
     stop.set()
     await following
     await publisher.stop()
+
+
+async def test_a_change_whose_publishing_is_cut_short_is_recorded_once_it_is_made(tmp_path: Path) -> None:
+    """A server that is to end does not wait for the processes that lack the change."""
+    r.write_directory(tmp_path, [r.static_cluster("a", 1)])
+    app = App(Settings(directory=tmp_path), checked=True)
+
+    async def lacking(_: int) -> tuple[str, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+    publisher = Publisher(MemoryStore(), app.catalog, app.follow, lacking=lacking)
+    await publisher.start()
+    records = Reloading().records
+    change = change_of_directory(DirectoryReader(tmp_path).read())
+    publishing = asyncio.create_task(_publish(app, publisher, change, records))
+    await wait_until(lambda: publisher.revision, equals=1)
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    await publisher.stop()
+    assert records.waits
 
 
 async def test_what_becomes_of_the_directory_is_in_the_audit_log(tmp_path: Path) -> None:
@@ -207,6 +230,43 @@ async def test_readyz_shows_no_path_where_callers_must_show_credentials(tmp_path
         async with Client(f"127.0.0.1:{server.api_port}", token=token.read_text().strip()) as client:
             (problem,) = (await client.nodes()).problems
             assert f"the directory {directory} is rejected since" in problem
+
+
+LOADING = """
+import os, sys, time
+from xds import server
+from xds.cli.main import main
+
+push_api, loaded = server._push_api, sys.argv.pop(1)
+
+def slow(*arguments):
+    while not os.path.exists(loaded):
+        time.sleep(0.01)
+    return push_api(*arguments)
+
+server._push_api = slow
+main()
+"""
+"""A server whose push API takes as long to load as a file is not there."""
+
+
+async def test_readyz_shows_no_path_either_before_the_push_api_is_loaded(tmp_path: Path) -> None:
+    directory, token, loaded = tmp_path / "mesh", tmp_path / "token", tmp_path / "loaded"
+    token.write_text("a-token-of-sixteen-characters-or-more\n")
+    r.write_directory(directory, [r.static_cluster("a", 1)])
+    server = XdsServer(directory, settings={"api.token_file": token, "transport.kind": "grpcio"})
+    async with server:
+        await server.wait_ready()
+        server.stop()
+        BROKEN["a wrong field"](directory)
+        server.argv = [sys.executable, "-c", LOADING, str(loaded), *server.argv[1:]]
+        server.start()
+        await wait_until(lambda: is_free(server.admin_port), equals=False)
+        starting = (await server.admin("/readyz")).text
+        assert starting.startswith("starting, but the directory is rejected since ")
+        assert str(tmp_path) not in starting
+        loaded.touch()
+        await server.wait_ready()
 
 
 async def test_a_directory_that_is_mended_to_what_is_served_is_rejected_no_longer(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ async def serve(
     reloading = Reloading()
     async with AsyncExitStack() as last, AsyncExitStack() as stack:
         control_plane = App(settings, workers=len(os.sched_getaffinity(0)), checked=True, keeps_files=True)
+        control_plane.measured.asks_for_credentials = lambda: settings.asks_for_credentials
+        last.push_async_callback(_record_before_api, control_plane, reloading.records)
         stack.push_async_callback(control_plane.stop)
         control_plane.launch()
         store = await _unless_ended(_open_store(control_plane), ending)
@@ -110,20 +112,18 @@ async def serve(
         if settings.api.rest:
             control_plane.serve_api(not_loaded_yet)
         answers = fleet_answers(control_plane, etcd_options(settings.store), lambda: store.epoch)
-        # The push API takes a while to load; meanwhile the workers start on another core.
         traces = _traces(control_plane, answers, stack)
-        _, (rest, api, admission) = await asyncio.gather(
-            control_plane.start(ready=False),
-            asyncio.to_thread(_push_api, control_plane, publisher, answers, traces),
-        )
-        last.push_async_callback(admission.finish)  # once no port answers and no change is under way any more
-        await _unless_ended(_start_access(control_plane, admission, reloading.records), ending)
-        await _start_push_api(control_plane, rest, api)
-        stack.push_async_callback(api.stop)
+        rest, api, admission = await _started(control_plane, publisher, answers, traces, reloading.records, last)
+        await _unless_ended(admission.start(control_plane.background), ending)
+        if ending.is_set():
+            return await _ended_unready(control_plane)
+        await _start_push_api(control_plane, rest, api, stack)
         await stack.enter_async_context(answers.serving(control_plane, api.address))
         kept, background = settings.store, control_plane.background
         retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
         await stack.enter_async_context(retention)
+        if ending.is_set():
+            return await _ended_unready(control_plane)
         _tell_ready(control_plane, api, store, announce)
         reloading.begin(control_plane, api, admission, store, follows_directory=reader is not None)
         await _until_ended(control_plane, publisher, reader, ending, reloading, due)
@@ -137,6 +137,52 @@ def _ended_early() -> int:
     return 0
 
 
+async def _started(
+    control_plane: App,
+    publisher: Publisher,
+    answers: FleetAnswers,
+    traces: "Traces | None",
+    records: "_DirectoryRecords",
+    last: AsyncExitStack,
+) -> "tuple[Any, GrpcApi, Admission]":
+    """Start the control plane, and load the push API: see ``_push_api``. From then on, directory changes are recorded.
+
+    The push API takes a while to load; meanwhile the workers start on another core.
+    """
+    loading = asyncio.to_thread(_push_api, control_plane, publisher, answers, traces)
+    started, loaded = await asyncio.gather(control_plane.start(ready=False), loading, return_exceptions=True)
+    if isinstance(loaded, BaseException):
+        raise started if isinstance(started, BaseException) else loaded
+    rest, api, admission = loaded
+    last.push_async_callback(admission.finish)  # once no port answers and no change is under way any more
+    records.begin(admission)
+    if isinstance(started, BaseException):
+        raise started
+    return rest, api, admission
+
+
+async def _ended_unready(control_plane: App) -> int:
+    """Drain the xDS port, which answers already, and return the exit code of a process that is to end by then."""
+    await _drain(control_plane)
+    log.info("stopped before it was ready")
+    return 0
+
+
+async def _drain(control_plane: App) -> None:
+    _tell_systemd("STOPPING=1")
+    log.info("draining", streams=control_plane.stream_count, window_s=control_plane.settings.drain.timeout_s)
+    await _until_second_signal(control_plane.drain())
+
+
+async def _record_before_api(control_plane: App, records: "_DirectoryRecords") -> None:
+    """Record what the directory changed in a start that ended before there was an audit log. Raises AccessFileError."""
+    if not records.waits:
+        return
+    admission = await asyncio.to_thread(_admission, control_plane.settings, control_plane.measured)
+    records.begin(admission)
+    await admission.finish()
+
+
 def _follow_store(control_plane: App, publisher: Publisher, store: SealedStore) -> None:
     """Have the control plane say how the store stands."""
     control_plane.epoch = lambda: store.epoch
@@ -145,15 +191,12 @@ def _follow_store(control_plane: App, publisher: Publisher, store: SealedStore) 
     control_plane.plain_because = lambda: store.plain_values
 
 
-async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi") -> None:
+async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi", stack: AsyncExitStack) -> None:
+    """Serve the push API; the stack stops it."""
     if rest is not None:
         control_plane.serve_api(rest, has_page=control_plane.settings.api.page)
     await api.start(control_plane.room.api)
-
-
-async def _start_access(control_plane: App, admission: "Admission", records: "_DirectoryRecords") -> None:
-    await admission.start(control_plane.background)
-    records.begin(admission)
+    stack.push_async_callback(api.stop)
 
 
 def _prepare_process(settings: Settings) -> None:
@@ -503,10 +546,7 @@ async def _until_ended(
             "leave the directory", _publish_with_retries(control_plane, publisher, due, reloading.records)
         )
     await ending.wait()
-    settings = control_plane.settings
-    _tell_systemd("STOPPING=1")
-    log.info("draining", streams=control_plane.stream_count, window_s=settings.drain.timeout_s)
-    await _until_second_signal(control_plane.drain())
+    await _drain(control_plane)
     stop.set()
     if following is not None:
         following.cancel()  # it may be retrying a change on a store that is unavailable
@@ -578,6 +618,11 @@ class _DirectoryRecords:
     def __init__(self) -> None:
         self._admission: Admission | None = None
         self._before: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to record once there is an audit log."""
+        return bool(self._before)
 
     def begin(self, admission: "Admission") -> None:
         """Record from now on, and what has come before."""
@@ -754,6 +799,6 @@ async def _publish_first(
 
 
 async def _publish(control_plane: App, publisher: Publisher, change: Change, records: _DirectoryRecords) -> None:
-    records.done(change, await publisher.publish(change))
+    await publisher.publish(change, on_made=lambda published: records.done(change, published))
     if control_plane.directory is not None:
         control_plane.directory.note_applied()

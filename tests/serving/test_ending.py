@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from support.pki import Authority
 from support.ports import free_port, is_free
 from support.running import children_of, runs
 from support.server import XdsServer
+from support.silent_listener import SilentListener
 from support.waiting import wait_until
 from support.wire import DeltaClient, StreamEnded, wire
 from support.worker_fleet import Fleet, shares
@@ -66,6 +68,68 @@ async def test_every_answer_until_the_end_is_in_the_audit_log(tmp_path: Path) ->
     missing = {name: status for name, status in answered.items() if name not in recorded}
     assert missing == {}
     assert set(answered.values()) >= {200}
+
+
+SIGNALLED = """
+import asyncio, os, signal
+from xds import server
+from xds.cli.main import main
+
+publish_first = server._publish_first
+
+async def signalled(*arguments):
+    await publish_first(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+
+server._publish_first = signalled
+main()
+"""
+"""A server that a signal reaches when its directory was just published."""
+
+
+def records_of_directory(audit: Path) -> list[tuple[str, int]]:
+    found = read_audit(audit, AuditFilter(limit=100)) if audit.exists() else []
+    return [(each["outcome"], each["changed"]) for each in found if each["who"] == "directory"]
+
+
+@pytest.mark.parametrize("when", ["published", "keys are fetched"])
+async def test_a_signal_during_the_start_ends_the_server_and_the_directory_is_in_the_audit_log(
+    tmp_path: Path, when: str
+) -> None:
+    directory, audit, identities = tmp_path / "mesh", tmp_path / "audit", tmp_path / "identities.yaml"
+    directory.mkdir()
+    r.write_directory(directory, [r.static_cluster("a", 1)])
+    async with SilentListener(free_port()) as issuer:
+        url = f"https://127.0.0.1:{issuer.port}/keys"
+        identities.write_text(
+            f"issuers: [{{name: corp, issuer: 'https://login.corp', audiences: [xds], jwks_url: '{url}'}}]\n"
+            "callers: [{identity: jwt:corp/ann, roles: [admin]}]\n"
+        )
+        server = XdsServer(
+            directory, settings={"access.identities_file": identities, "access.audit_file": audit, "drain.timeout_s": 0}
+        )
+        if when == "published":
+            server.argv = [sys.executable, "-c", SIGNALLED, *server.argv[1:]]
+        async with server:
+            if when == "keys are fetched":
+                await issuer.wait_accepted(1)
+                server.signal(signal.SIGTERM)
+            assert await server.wait_ended() == 0
+        assert not server.events("serving")
+        how = "anything was served" if when == "published" else "it was ready"
+        assert server.events(f"stopped before {how}")
+        assert records_of_directory(audit) == [("done", 1)]
+
+
+async def test_the_directory_of_a_start_that_failed_later_is_in_the_audit_log(tmp_path: Path) -> None:
+    directory, audit = tmp_path / "mesh", tmp_path / "audit"
+    directory.mkdir()
+    r.write_directory(directory, [r.static_cluster("a", 1)])
+    server = XdsServer(directory, settings={"access.audit_file": audit})
+    async with SilentListener(server.admin_port), server:
+        assert await server.wait_ended() != 0
+    assert records_of_directory(audit) == [("done", 1)]
 
 
 # --- Draining --------------------------------------------------------------------------------------------------------

@@ -165,14 +165,17 @@ class Publisher:
         self._moved.set()
         await self.store.close()
 
-    async def publish(self, change: Change) -> Published:
+    async def publish(self, change: Change, *, on_made: Callable[[Published], None] | None = None) -> Published:
         """Make a change, and return once it is committed and served: a stream that begins now is sent it.
 
         The processes that serve streams are waited for a second at most; a warning names those that lack the change.
         Raises ChangesetRejectedError with every problem, KeptElsewhereError, UnknownGroupError and StoreError.
-        Cancelling the call does not cancel the change.
+        Cancelling the call does not cancel the change: ``on_made`` is called in any case if it is made.
         """
-        published = await asyncio.shield(await self.submit(change))
+        answer = await self.submit(change)
+        if on_made is not None:
+            answer.add_done_callback(lambda done: _tell_made(done, on_made))
+        published = await asyncio.shield(answer)
         warnings = await self.reached(published.revision)
         return replace(published, warnings=(*published.warnings, *warnings)) if warnings else published
 
@@ -616,6 +619,11 @@ class Publisher:
         self._head = Catalog()
         self._behind.clear()
         self._behind.append((self.revision, self._served.export(), False))
+
+
+def _tell_made(done: "asyncio.Future[Published]", on_made: Callable[[Published], None]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        on_made(done.result())
 
 
 def _going_down() -> UnavailableError:
