@@ -63,7 +63,7 @@ def test_json_holds_the_same(xds, tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], report["groups"]) == (1, False, {})
     (problem,) = report["problems"]
-    assert problem.keys() == {"what", "hint", "file", "line", "group", "resource", "field"}
+    assert problem.keys() == {"what", "hint", "file", "line", "group", "resource", "field", "suggests"}
     assert problem["line"] == 5
 
 

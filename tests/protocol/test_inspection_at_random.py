@@ -125,7 +125,7 @@ def test_what_is_had_by_an_alias_is_told_apart(world: World) -> None:
 def test_listeners_wait_for_the_clusters_of_a_client_that_returns(world: World) -> None:
     world.publish(cluster("a"), endpoints("a"), listener("l", clusters="a"))
     client = world.client()
-    client.subscribe(EDS, "a")
+    client.subscribe(EDS, "a", have={"a": "1"})
     client.subscribe(LDS)
     assert Wait.CLUSTERS_REQUEST in [each.why for each in only(world).standing(LDS, "l").waits]
 

@@ -65,8 +65,61 @@ def test_vhds_first_request_without_names_is_not_everything_but_answered_not_emp
     (message,) = client.messages
     assert (message.names, message.removed) == ([], ("r1/*",))
     client.ack(VHDS)
+    world.publish(route("r2", 1, "a"))
     client.subscribe(RDS, "r2")  # Envoy does not request the virtual hosts of further routes
     assert client.last(VHDS).removed == ("r2/*",)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["the route comes later", "an answer about routes is due"])
+def test_vhds_route_is_answered_once_it_is_sent(world: World, busy: bool) -> None:
+    """An answer about a route that Envoy lacks has no effect, and its listener would wait for the fetch timeout."""
+    world.publish(route("r1", 1, "a"), *([route("r2", 1, "a")] if busy else []))
+    client = world.client()
+    client.subscribe(RDS, "r1")
+    client.subscribe(VHDS)
+    client.ack_all()
+    if busy:
+        world.publish(route("r1", 2, "a"))
+    said = client.subscribe(RDS, "r2")
+    if not busy:
+        world.publish(route("r2", 1, "a"))
+    said += client.ack_all()
+    assert [line.split(" ", 2)[::2] for line in said][-2:] == [["RDS", "r2@1"], ["VHDS", "-r2/*"]]
+
+
+def test_vhds_route_that_is_subscribed_again_is_answered_again(world: World) -> None:
+    world.publish(route("r1", 1, "a"))
+    client = world.client()
+    client.subscribe(RDS, "r1")
+    client.subscribe(VHDS)
+    client.ack_all()
+    client.unsubscribe(RDS, "r1")
+    said = client.subscribe(RDS, "r1") + client.ack_all()
+    assert [line.split(" ", 2)[::2] for line in said] == [["RDS", "r1@1"], ["VHDS", "-r1/*"]]
+
+
+def test_vhds_each_stream_of_a_per_type_client_is_answered(world: World) -> None:
+    world.publish(route("r1", 1, "a"), route("r2", 1, "a"))
+    client = world.client(per_type=True)
+    for name in ("r1", "r2"):
+        client.request(RDS, subscribe=[name])
+        client.ack_all()
+        client.request(VHDS, key=name)
+        client.ack_all()
+    removed = [{name for each in messages for name in each.removed} for messages in client.messages_on.values()]
+    assert [names for names in removed if names >= {"r2/*"}] == [{"r1/*", "r2/*"}] * 2
+
+
+def test_vhds_answer_about_a_route_survives_a_subscription_meanwhile(world: World) -> None:
+    world.publish(route("r1", 1, "a"), route("r2", 1, "a"))
+    client = world.client()
+    client.subscribe(RDS, "r1")
+    client.subscribe(VHDS)
+    client.request(RDS, subscribe=["r2"])
+    client.ack(RDS)
+    client.request(VHDS, subscribe=["r1/foo.com"])
+    client.ack_all()
+    assert "r2/*" in {name for each in client.messages for name in each.removed}
 
 
 def test_vhds_host_is_sent_by_its_name(world: World) -> None:

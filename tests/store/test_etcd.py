@@ -162,7 +162,11 @@ async def test_calls_to_a_silent_member_are_answered_when_the_store_closes() -> 
         calls = [store.append(entry(9)), store.append_all([entry(10)], 4)]
         reading = [store.newest(), store.state(2), store.compact(3)]
         tasks = [asyncio.create_task(call) for call in (*calls, *reading)]
-        await wait_until(lambda: unread_bytes(etcd.clients[0]))  # they are at etcd
+        before, at_etcd = -1, 0
+        while not at_etcd or at_etcd != before:  # all of them are at etcd, which reads nothing
+            before = at_etcd
+            await asyncio.sleep(0.3)
+            at_etcd = unread_bytes(etcd.clients[0])
         await store.close()
         async with asyncio.timeout(2):
             answers = await asyncio.gather(*tasks, return_exceptions=True)

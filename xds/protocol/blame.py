@@ -64,7 +64,7 @@ def blame_in(message: str, versions: Mapping[str, str]) -> Blame:
 def named_in(message: str, names: Collection[str]) -> tuple[str, ...]:
     """Return at most ``BLAMED_MAX`` of the names that a message names as those of resources at fault, sorted."""
     found: set[str] = set()
-    for name in _candidates(message):
+    for name in candidates_in(message):
         if name in names:
             found.add(name)
             if len(found) == BLAMED_MAX:
@@ -72,7 +72,8 @@ def named_in(message: str, names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _candidates(message: str) -> Iterator[str]:
+def candidates_in(message: str) -> Iterator[str]:
+    """Yield what may be the names of resources at fault in a message. O(message)."""
     adding = _ADDING.match(message)
     if adding is not None:
         yield from _listed(message, adding.end())

@@ -55,8 +55,6 @@ class Order(NamedTuple):
     """Clusters that the client rejected and did not have before."""
     rejected_clusters: tuple[Map[str, frozenset[str]], ...] = ()
     """For each rejected response: assignment name to the clusters of the response that use it."""
-    vhds_answered: frozenset[str] = EMPTY_SET
-    """Routes whose first VHDS request was answered."""
     check_removals: bool = False
     """The client may have clusters that can be removed: look for them."""
     hold_removals_until: float = 0.0

@@ -684,6 +684,8 @@ class Hub:
             return
         debt = session.client_state.debt
         self._convergence.remove(session.group, debt_with(debt, session.marks))
+        session.client_state = self._steps.without_remaining(session.client_state)
+        debt = session.client_state.debt
         before, session.group = session.group, group
         session.audience = audience_of(group, session.streams[0].peer)
         self._newest(session.audience)

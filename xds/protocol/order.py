@@ -35,7 +35,7 @@ from xds.protocol.draining import merge_draining
 from xds.protocol.policy import Ordering, Stage, Variant
 from xds.protocol.responses import Encoding, Part, Response, ResponseCache, endpoints_of
 from xds.protocol.subscription import NO_NAMES
-from xds.protocol.type_state import Kind, TypeState
+from xds.protocol.type_state import NO_HOST, Kind, TypeState
 
 
 class _Word(Enum):
@@ -186,7 +186,6 @@ class Draft:
         "rules",
         "sent_snapshot",
         "states",
-        "vhds_answered",
         "wait_for_clusters_until",
         "warming_endpoints",
     )
@@ -211,7 +210,6 @@ class Draft:
             self.messages_sent,
             self.missing_clusters,
             self.rejected_clusters,
-            self.vhds_answered,
             self.check_removals,
             self.hold_removals_until,
             self.is_returning,
@@ -292,6 +290,11 @@ class Draft:
         return [state for state in self.states.values() if state.kind.is_routing]
 
     @property
+    def has_endpoints(self) -> bool:
+        """Say whether the client requested endpoints."""
+        return bool(self._endpoints)
+
+    @property
     def clusters(self) -> list[TypeState]:
         """The states of clusters: one, except for per-type clients with several cluster streams."""
         return [state for state in self.states.values() if state.kind.stage is Stage.CLUSTERS]
@@ -352,6 +355,8 @@ class Draft:
                 continue
             part = self._send(state)
             if part is not None:
+                if kind.type_url == ROUTE and part.new:
+                    self._answer_virtual_hosts(part)
                 if self.per_type:
                     self.messages_sent += 1
                     self.put(self.states[state.kind]._replace(sent_order=self.messages_sent))
@@ -385,14 +390,22 @@ class Draft:
             revision=target.revision,
             is_newest=target is self.context.newest,
         )
+        state = self.put(state)
         if (view.has_timed and state.kind.expires) or state.heartbeat.at:
-            every_s = state.heartbeat_every_s()
-            due = state.heartbeat.at or float("inf")  # a response does not delay the renewal of what it lacks
-            self.is_private = True
-            state = state._replace(
-                heartbeat=state.heartbeat._replace(at=min(due, self.context.exact + every_s) if every_s else 0.0)
-            )
-        return self.put(state), response, state.outstanding if len(state.in_flight) > in_flight else None
+            state = self._set_heartbeat(state)
+        return state, response, state.outstanding if len(state.in_flight) > in_flight else None
+
+    def _set_heartbeat(self, state: TypeState) -> TypeState:
+        """Set when the TTLs of a type are renewed next. A response does not delay the renewal of what it lacks."""
+        self.is_private = True
+        every_s, due = state.heartbeat_every_s(), state.heartbeat.at or float("inf")
+        at = min(due, self.context.exact + every_s) if every_s else 0.0
+        return self.put(state._replace(heartbeat=state.heartbeat._replace(at=at)))
+
+    def _start_heartbeat(self, state: TypeState) -> None:
+        """Renew what a client returned with, also while its type waits for clusters."""
+        if state.view is not None and state.view.has_timed and state.kind.expires:
+            self._set_heartbeat(self.states[state.kind])
 
     def _send_unordered(self, state: TypeState) -> Part | None:
         hold = self._hold_endpoints(state)
@@ -474,8 +487,10 @@ class Draft:
             self.acked_snapshot = None  # an older snapshot may refer to removed clusters
         if state.overrides is not before:
             self.check_removals = bool(state.overrides)
-            if state.overrides and not state.subscription.open_ended and self.routing_types:
-                # A client that names its clusters unsubscribes from those that it does not use.
+            is_held = bool(self.hold_removals_until) and self.now < self.hold_removals_until
+            if state.overrides and not state.subscription.open_ended and self.routing_types and not is_held:
+                # A client that names its clusters unsubscribes from those that it does not use. Removals that follow
+                # meanwhile do not extend the time, else steady changes would hold them for ever.
                 self.hold_removals_until = self._hold_until()
         self._recheck_endpoints()
         self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
@@ -505,12 +520,34 @@ class Draft:
         if (target := self.target()) is None:
             return None
         ordered, listeners = self.rules.ordering.enabled, self.of(Stage.LISTENERS)
-        if ordered and state.kind.stage is Stage.ROUTES and any(s.dirty and not self.timed_out(s) for s in listeners):
+        if ordered and state.kind.stage is Stage.ROUTES and any(map(self._comes_first, listeners)):
             return None
         hold = self._hold_routing(state) if ordered else NO_HOLD
+        late = self._not_there_yet(state, target)
+        if late and state.is_full_state:
+            return None  # to gRPC's client, a resource that a response lacks does not exist
+        if late:
+            state = self.put(state._replace(required_names=state.required_names - late))
         state, response, part = self._respond(state, target, hold)
+        if late:
+            state = self.put(state._replace(required_names=late))
         self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
+
+    def _comes_first(self, listeners: TypeState) -> bool:
+        """Say whether routes wait for a response with listeners, which waits for no answer that is overdue."""
+        return listeners.dirty and not (bool(listeners.in_flight) and self.timed_out(listeners))
+
+    def _not_there_yet(self, state: TypeState, target: Snapshot) -> frozenset[str]:
+        """Return the required names that exist, and not yet in the snapshot that the type follows: they wait for it."""
+        newest = self.context.newest
+        if not state.required_names or target is newest:
+            return EMPTY_SET
+        before, after = target.view(state.type_url), self.newest.view(state.type_url)
+        if before is after:
+            return EMPTY_SET
+        names = state.required_names
+        return frozenset(n for n in names if before.known_as(n) is None and after.known_as(n) is not None)
 
     def _hold_routing(self, state: TypeState) -> Hold:
         """Hold updates that refer to missing clusters, and removals of extensions that are still subscribed."""
@@ -645,19 +682,15 @@ class Draft:
         if requested:
             self.requested_before = self.requested_before.union(requested)
 
-    def ask_virtual_hosts(self) -> None:
-        """Answer for each newly subscribed route that a virtual host of an impossible name does not exist.
+    def _answer_virtual_hosts(self, part: Part) -> None:
+        """Answer for each new route of a message that a virtual host of an impossible name does not exist.
 
         Envoy requests no virtual host at first, and keeps route and listener waiting for any VHDS answer that names the
-        route (docs/envoy-behaviour.md#virtual-hosts-on-demand).
+        route (docs/envoy-behaviour.md#virtual-hosts-on-demand). An answer that comes before the route has no effect.
         """
-        if not any(state.type_url == VIRTUAL_HOST for state in self.of(Stage.ROUTES)):
-            return
-        routes = frozenset(n for s in self.of(Stage.ROUTES) if s.type_url == ROUTE for n in s.subscription.names)
         for state in self.of(Stage.ROUTES):
             if state.type_url == VIRTUAL_HOST:
-                self.put(state.require({f"{name}/*" for name in routes - self.vhds_answered}))
-                self.vhds_answered |= routes
+                self.put(state.require([f"{name}{NO_HOST}" for name in part.new]))
 
     # --- Types and streams -------------------------------------------------------------------------------------------
 
@@ -669,6 +702,10 @@ class Draft:
     def add_type(self, state: TypeState, *, reported: bool) -> None:
         """Add a type. ``reported``: the client reported versions; on per-type streams its clusters may be warming."""
         self._add(state)
+        if state.type_url == VIRTUAL_HOST:
+            routes = [each for each in self.of(Stage.ROUTES) if each.type_url == ROUTE]
+            self.put(state.require([f"{name}{NO_HOST}" for each in routes for name in each.subscription.names]))
+        self._start_heartbeat(state)
         if state.type_url == ENDPOINTS and (reported if self.per_type else self.is_returning):
             self.requested_before = self.requested_before | state.subscription.names
         if not reported or not self.per_type:

@@ -308,7 +308,8 @@ def change_delta(state: TypeState, request: DeltaDiscoveryRequest, interned: Int
     before, subscribe, unsubscribe = state.subscription, _subscribed(request), _unsubscribed(request)
     wildcard = (before.wildcard and WILDCARD not in unsubscribe) or WILDCARD in subscribe
     after = interned.subscriptions.get(wildcard, (before.names - unsubscribe) | subscribe)
-    required_names = subscribe | unsubscribe if wildcard else subscribe
+    # The wildcard has no xdstp:// names: of these, nothing is left that the client must be told.
+    required_names = subscribe.union(name for name in unsubscribe if after.wants(name)) if wildcard else subscribe
     response_due = WILDCARD in subscribe or any(glob_of(name) for name in subscribe)
     state = state.change_subscription(after, interned.unsent).require(required_names)
     return state._replace(response_due=True) if response_due else state

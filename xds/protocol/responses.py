@@ -19,6 +19,7 @@ from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import CLUSTER, ENDPOINTS, SECRET, WRAPPER_URL
 from xds.model.view import FINGERPRINT_MASK, View
+from xds.protocol.blame import candidates_in
 from xds.protocol.diff import EMPTY_SET, Diff, Overrides, wanted
 from xds.protocol.draining import NEVER, NOTHING_DRAINS, Draining, add_all_draining
 from xds.protocol.policy import Missing, policy_of
@@ -109,9 +110,12 @@ class Part:
         return self._had_before
 
     def named_in(self, text: str) -> frozenset[str]:
-        """Return the names of the message that a text contains as words; all names if it contains none."""
+        """Return the names of the message that a text contains as words, or where it tells what is at fault.
+
+        All names if it contains none.
+        """
         names = self.name_set.names
-        found = names.intersection(_NO_NAME.split(text))
+        found = names.intersection([*_NO_NAME.split(text), *candidates_in(text)])
         return found or names
 
     @property

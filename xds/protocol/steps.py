@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from xds.model.snapshot import Snapshot
-from xds.model.types import ENDPOINTS, ROUTE, VIRTUAL_HOST
+from xds.model.types import ENDPOINTS
 from xds.protocol.client_state import (
     NO_EFFECTS,
     NO_MARKS,
@@ -194,6 +194,13 @@ class Steps:
         overdue = tuple(draft.overdue)
         return self._step(before, draft, source, Effects(overdue=overdue) if overdue else NO_EFFECTS)
 
+    def without_remaining(self, before: ClientState) -> ClientState:
+        """Return the state of a client that is sent no more parts of cut responses, as it moves to another group."""
+        if not any(state.remaining for state in before.types):
+            return before
+        types = tuple(state.without_remaining() if state.remaining else state for state in before.types)
+        return self._client_states.shared(types, before.order)
+
     def leave(self, before: ClientState, context: StepContext, source: Source) -> Step:
         """Compute the step after one of several streams of a session ended."""
         draft = self._draft(before, context, source)
@@ -355,21 +362,26 @@ def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, 
     ``reported``: the request reports versions of an earlier stream. ``warms``: see ``History``. Listeners and routes
     wait until the client subscribes to clusters, for at most the hold timeout, in these cases:
 
-    - On ADS the first request of all is for endpoints: the stream of this Envoy broke while its clusters warmed. The
-      versions that it reports are older than the broken stream. Returns True: they must be ignored.
+    - On ADS endpoints are requested before clusters, listeners and routes, and one of the requests for endpoints,
+      listeners and routes reports versions: the stream of this Envoy broke while its clusters warmed. The versions of
+      its endpoints are older than the broken stream. Returns True for these: they must be ignored.
     - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may be warming
       without endpoints to ask for (``warms``): they wait for secrets or health checks.
     - On a per-type stream a request for listeners or routes reports versions.
 
-    They do not apply to gRPC's client, which requests types in any order and warms no clusters.
+    They do not apply to gRPC's client, which requests types in any order and warms no clusters. An Envoy that starts,
+    and that has static clusters with endpoints from here and requests no clusters, reports no versions.
     """
     if kind.stage is Stage.CLUSTERS and reported:
         draft.client_returned()
-    stuck = kind.type_url == ENDPOINTS and not source.served and not draft.states
-    back = kind.is_routing and (reported if source.served else warms and not draft.clusters)
-    if not (stuck or back) or source.is_grpc:
+    stuck = kind.type_url == ENDPOINTS and not source.served and not draft.clusters and not draft.routing_types
+    back = kind.is_routing and (
+        reported if source.served else (warms or (reported and draft.has_endpoints)) and not draft.clusters
+    )
+    if source.is_grpc:
         return False
-    draft.wait_for_clusters()
+    if back or (stuck and reported):
+        draft.wait_for_clusters()
     return stuck
 
 
@@ -393,8 +405,6 @@ def _follow(draft: Draft, kind: Kind) -> None:
     """Apply the consequences that a request of one type has for other types."""
     if draft.missing_clusters and kind.type_url == ENDPOINTS:
         draft.endpoints_requested()
-    if kind.type_url in (ROUTE, VIRTUAL_HOST):
-        draft.ask_virtual_hosts()
 
 
 def _answer_delta(draft: Draft, state: TypeState, request: DeltaDiscoveryRequest) -> Answered | None:

@@ -63,6 +63,8 @@ from xds.protocol.responses import (
 )
 from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, NameSet, Subscription, bytes_of
 
+NO_HOST = "/*"
+"""The end of the name of a virtual host that no route configuration has; its beginning is the name of the route."""
 IN_FLIGHT_MAX = 9
 """Maximum responses of a type in flight; then no more of the type is sent."""
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
@@ -317,12 +319,28 @@ class TypeState(NamedTuple):
         left = self.required_names.difference(names).union(self.required_names & self.subscription.names)
         return self._replace(required_names=left) if left != self.required_names else self
 
+    def without_remaining(self) -> "TypeState":
+        """Send no more parts of the last response; what they have is decided anew, by another snapshot."""
+        overrides, again = self.overrides, set(self.required_names)
+        for part in self.remaining:
+            had = {name: had for name, had in part.had_before.items() if self._wants_still(self.subscription, name)}
+            overrides = overrides.update(had)
+            again.update(self.subscription.names.intersection(part.names))
+        unsent = tuple(sorted({*self.owed_unsent, self.owed_remaining} - {0}))
+        return self._replace(
+            remaining=(), owed_remaining=0, owed_unsent=unsent, overrides=overrides, fingerprint=None, dirty=True,
+            required_names=frozenset(again),
+        )  # fmt: skip
+
     def change_subscription(self, subscription: Subscription, unsent: Unsent) -> "TypeState":
         """Set the subscription: drop what is known of names that it lacks, and record new names as not sent."""
         changes: dict[str, object] = {"subscription": subscription, "fingerprint": None}
         if self.required_names:
+            hosts = self.type_url == VIRTUAL_HOST
             changes["required_names"] = frozenset(
-                name for name in self.required_names if name == "*" or subscription.wants(name)
+                name
+                for name in self.required_names
+                if name == "*" or subscription.wants(name) or (hosts and name.endswith(NO_HOST))
             )
         overrides = self.overrides
         for name in [name for name in overrides if not self._wants_still(subscription, name)]:
