@@ -24,7 +24,7 @@ class Known:
 
 KNOWN: tuple[Known, ...] = (
     Known(
-        "a node that returns elsewhere, unnoticed or with nothing, and asks for no clusters as some warm, has listeners",
+        "a node that returns elsewhere, unnoticed or with nothing, and asks for no clusters, is sent listeners",
         r"LDS \S+ uses .*, which are not there",
         lambda envoy: envoy.delta and bool(envoy.warming_at_return),
     ),
