@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import uuid
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -162,11 +163,13 @@ async def test_calls_to_a_silent_member_are_answered_when_the_store_closes() -> 
         calls = [store.append(entry(9)), store.append_all([entry(10)], 4)]
         reading = [store.newest(), store.state(2), store.compact(3)]
         tasks = [asyncio.create_task(call) for call in (*calls, *reading)]
-        before, at_etcd = -1, 0
-        while not at_etcd or at_etcd != before:  # all of them are at etcd, which reads nothing
-            before = at_etcd
-            await asyncio.sleep(0.3)
-            at_etcd = unread_bytes(etcd.clients[0])
+        sizes = deque([0], maxlen=30)
+
+        def all_are_at_etcd() -> bool:
+            sizes.append(unread_bytes(etcd.clients[0]))
+            return sizes.count(sizes[-1]) == 30 and sizes[-1] > 0
+
+        await wait_until(all_are_at_etcd)
         await store.close()
         async with asyncio.timeout(2):
             answers = await asyncio.gather(*tasks, return_exceptions=True)
