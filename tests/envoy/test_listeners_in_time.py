@@ -102,7 +102,7 @@ async def test_routes_with_virtual_hosts_on_demand_on_streams_of_their_own() -> 
 async def test_an_envoy_with_a_runtime_layer_that_returns_while_clusters_warm() -> None:
     """It asks for the runtime first, then for endpoints, and not for clusters; route r1 waits for cluster b."""
     layers = {"layers": [{"name": "rt", "rtds_layer": {"name": "rt", "rtds_config": r.ads()}}]}
-    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
+    silent = await asyncio.start_server(lambda reader, _writer: reader.read(), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     resources = [r.runtime("rt", {"x": 1}), r.cluster("a"), r.assignment("a", port), r.listener("l1", 0, "r1")]
     async with served([*resources, r.route("r1", "a")], layered_runtime=layers) as (control_plane, envoy):
