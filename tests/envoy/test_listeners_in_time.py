@@ -1,6 +1,5 @@
 """Listeners that Envoy would have to wait for, up to its fetch timeout of 15 s or the server's hold timeout of 20 s."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +9,8 @@ from support import resources as r
 from support.control_planes import app_of
 from support.envoy import EnvoyProcess
 from support.forms import DELTA_ADS, DELTA_PER_TYPE, Form
+from support.ports import free_port
+from support.silent_listener import SilentListener
 from support.transports import settings_on
 from support.waiting import wait_until
 
@@ -102,10 +103,12 @@ async def test_routes_with_virtual_hosts_on_demand_on_streams_of_their_own() -> 
 async def test_an_envoy_with_a_runtime_layer_that_returns_while_clusters_warm() -> None:
     """It asks for the runtime first, then for endpoints, and not for clusters; route r1 waits for cluster b."""
     layers = {"layers": [{"name": "rt", "rtds_layer": {"name": "rt", "rtds_config": r.ads()}}]}
-    silent = await asyncio.start_server(lambda reader, _writer: reader.read(), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
+    port = free_port()
     resources = [r.runtime("rt", {"x": 1}), r.cluster("a"), r.assignment("a", port), r.listener("l1", 0, "r1")]
-    async with served([*resources, r.route("r1", "a")], layered_runtime=layers) as (control_plane, envoy):
+    async with (
+        SilentListener(port),
+        served([*resources, r.route("r1", "a")], layered_runtime=layers) as (control_plane, envoy),
+    ):
         await wait_active(envoy, 1)
         check = r.health_check(60.0) | {"timeout": "4s"}
         control_plane.apply(upsert=[r.cluster("a", health_checks=[check])])
@@ -129,7 +132,6 @@ async def test_an_envoy_with_a_runtime_layer_that_returns_while_clusters_warm() 
         await wait_until(lambda: "routes/r1" in sent, timeout_s=30.0)
         assert sent.index("endpoints/a") < sent.index("clusters/b") < sent.index("routes/r1")
         await wait_until(lambda: envoy.stats(warming), equals={warming: 0}, timeout_s=IN_TIME_S)
-    silent.close()
 
 
 def _subscribed(control_plane: ControlPlane, route: str) -> bool:
