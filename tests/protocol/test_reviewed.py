@@ -4,9 +4,11 @@ import pytest
 from support.encoded import CDS, EDS, LDS, RDS, RTDS, SDS, cluster, endpoints, listener, resource, route, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 
+from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
 from xds.model.resource import Reference
-from xds.protocol.policy import Variant
+from xds.protocol.convergence import NO_DEBT
+from xds.protocol.policy import Ordering, Variant
 from xds.protocol.responses import Encoding
 
 SMALL = Encoding(response_bytes_max=100)
@@ -152,3 +154,198 @@ def test_per_type_listeners_go_before_routes_whichever_stream_was_first(world: W
     world.publish(static("b"), listener("l", 2, routes="r"), route("r", 2, "b"))
     order = [line[:3] for line in client.ack_all()]
     assert [kind for kind in order if kind in ("LDS", "RDS")] == ["LDS", "RDS"]
+
+
+# --- Rejections, versions, renewals ----------------------------------------------------------------------------------
+
+
+def test_good_resources_of_a_rejected_response_go_again_with_the_mended_one(world: World, variant: Variant) -> None:
+    """Nobody knows whether the client has them, and so it would count as rejecting the change for ever."""
+    world.publish(*(resource(EDS, name) for name in ("x", "y")))
+    client = world.client(variant)
+    client.subscribe(EDS, "x", "y")
+    client.ack_all()
+    world.publish(*(resource(EDS, name, 2) for name in ("x", "y")))
+    client.take()
+    assert client.nack(EDS, "x is bad") == []
+    world.publish(resource(EDS, "x", 3))
+    assert kinds(client.ack_all()) == ["EDS x@3 y@2"]
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
+def test_a_mended_change_is_pending_until_it_is_answered_whatever_older_is_owed(world: World) -> None:
+    """A removal that is held is owed since before the rejected change."""
+    world.publish(static("a"), static("b"), listener("l", clusters="a"), resource(RTDS, "x"))
+    client = world.client()
+    for type_url, names in ((CDS, []), (LDS, []), (RTDS, ["x"])):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(listener("l", 2, clusters="b"), remove=[static("a")])
+    client.ack_all()
+    world.publish(resource(RTDS, "x", 2))
+    client.nack(RTDS, "bad")
+    rejected_at = world.hub.revision
+    assert world.hub.acceptance("default", rejected_at) == (0, 0, 1)
+    world.publish(resource(RTDS, "x", 3))
+    assert world.hub.acceptance("default", world.hub.revision) == (0, 1, 0)
+    assert world.hub.acceptance("default", rejected_at) == (0, 0, 1)
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision) == (0, 1, 0)  # the removal is still held
+    world.advance(700)
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision) == (1, 0, 0)
+
+
+def test_a_rejected_resource_that_goes_demands_nothing_more(world: World, variant: Variant) -> None:
+    """On SotW its removal is not sent."""
+    world.publish(resource(RTDS, "x"), resource(RTDS, "y"))
+    client = world.client(variant)
+    client.subscribe(RTDS, "x", "y")
+    client.ack_all()
+    world.publish(resource(RTDS, "x", 2))
+    client.nack(RTDS, "bad")
+    world.publish(remove=[resource(RTDS, "x", 2)])
+    client.ack_all()
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
+def test_a_rejected_response_without_a_name_is_no_rejected_change(world: World, variant: Variant) -> None:
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.nack(CDS)
+    world.publish(static("a"))
+    client.ack_all()
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
+def test_a_listener_that_follows_its_clusters_is_owed_from_the_first_request_on(world: World, variant: Variant) -> None:
+    """The first request is answered with the listener of before, as clusters of the change are not answered."""
+    world.publish(static("a"), listener("l", clusters="a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("b"), listener("l", 2, clusters="b"))
+    client.take()
+    client.subscribe(LDS)
+    client.ack(LDS)
+    assert kinds(client.ack(CDS)) == ["LDS l@2"]
+    assert world.hub.acceptance("default", world.hub.revision).pending == 1
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision).accepted == 1
+
+
+def test_a_second_collection_is_owed_until_it_is_answered(world: World) -> None:
+    first, second = (f"xdstp://authority/envoy.config.cluster.v3.Cluster/{part}" for part in "ab")
+    world.publish(static(f"{first}/x"), static(f"{second}/x"))
+    client = world.client()
+    client.subscribe(CDS, f"{first}/*")
+    client.ack_all()
+    client.subscribe(CDS, f"{second}/*")
+    assert world.hub.acceptance("default", world.hub.revision).pending == 1
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision).accepted == 1
+
+
+def test_a_sotw_version_says_what_a_client_lacks_that_it_rejected(make_world: MakeWorld) -> None:
+    """Another server process, which knows nothing of the rejection, takes a version at its word."""
+    world, other = make_world(), make_world()
+    world.publish(route("x", 1), route("y", 1))
+    client = world.client(SOTW)
+    client.subscribe(RDS, "x", "y")
+    client.ack_all()
+    world.publish(route("x", 2))
+    client.nack(RDS, "x is bad")
+    world.publish(route("y", 2))
+    client.ack_all()
+    other.publish(route("x", 2), route("y", 2))
+    again = other.client(SOTW)
+    assert kinds(again.subscribe(RDS, "x", "y", have=client.last(RDS).version)) == ["RDS x@2 y@2"]
+
+
+def test_a_sotw_version_says_what_a_response_really_has(world: World) -> None:
+    """A cluster whose update was rejected, and which is gone, is kept as it worked."""
+    world.publish(static("a"), static("z"), listener("l", clusters="a"))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(static("a", 2))
+    client.nack(CDS, "a is bad")
+    world.publish(static("y"), remove=[static("a")])
+    kept = client.take()
+    assert kinds(kept) == ["CDS a@1 y@1 z@1"]
+    client.ack_all()
+    client.close()
+    world.publish(static("a", 2))
+    again = world.client(SOTW, connection="another")
+    assert kinds(again.subscribe(CDS, have=client.last(CDS).version)) == ["CDS a@2 y@1 z@1"]
+
+
+def test_a_renewal_before_the_last_part_does_not_say_that_all_is_there(make_world: MakeWorld) -> None:
+    world = make_world(encoding=Encoding(response_bytes_max=130))
+    world.publish(resource(RTDS, "a", 1, ttl_s=3), resource(RTDS, "b"), resource(RTDS, "d"))
+    client = world.client(SOTW)
+    client.subscribe(RTDS, "a", "b", "d")
+    world.advance(2)
+    client.close()
+    again = world.client(SOTW, connection="another")
+    again.subscribe(RTDS, "a", "b", "d", have=client.messages[-1].version)
+    assert {name for line in kinds(again.ack_all()) for name in ("b", "d") if f"{name}@1" in line} == {"b", "d"}
+
+
+def test_what_was_rejected_and_then_mended_is_renewed(world: World, variant: Variant) -> None:
+    world.publish(resource(CDS, "c", 1, ttl_s=6))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(resource(CDS, "c", 2, ttl_s=6))
+    client.nack(CDS, "c is bad")
+    world.publish(resource(CDS, "c", 3, ttl_s=6))
+    client.ack_all()
+    client.messages.clear()
+    world.advance(3)
+    assert client.messages
+
+
+def test_without_ordering_a_client_that_does_not_answer_is_given_up_on_too(make_world: MakeWorld) -> None:
+    world = make_world(ordering=Ordering(enabled=False))
+    world.publish(listener("l"))
+    client = world.client()
+    client.subscribe(LDS)
+    world.publish(listener("l", 2))
+    world.advance(30)
+    assert kinds(client.take())[-1:] == ["LDS l@2"]
+
+
+def test_a_group_that_goes_and_comes_back_is_followed(make_world: MakeWorld) -> None:
+    """The nodes are moved one after the other; some have left the group by then, and some have not."""
+    world = make_world(groups=GroupTable(names=("g",)))
+    world.publish(static("x"), static("y"), group="g")
+    world.publish(static("other"))
+    clients = [world.client(node=f"n{number}", cluster="g", connection=f"c{number}") for number in range(2)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.ack_all()
+    world.hub.publish(world.catalog.apply(Changeset(groups=GroupTable(), gone=("g",))), regroup=False)
+    world.hub.regroup_some(1)
+    world.pump()
+    back = Changeset(upserts={"g": (static("x", 2),)}, groups=GroupTable(names=("g",)))
+    world.hub.publish(world.catalog.apply(back), regroup=False)
+    assert world.hub.reached_revision < world.hub.revision
+    while world.hub.regroup_some(10):
+        pass
+    world.pump()
+    for client in clients:
+        client.ack_all()
+        world.advance(30)
+        client.ack_all()
+        assert client.held[CDS] == {"x": "2"}
+    assert world.hub.reached_revision == world.hub.revision
+
+
+def test_sotw_a_repeated_request_for_everything_beside_names_is_answered_with_everything(world: World) -> None:
+    world.publish(resource(RTDS, "a"), resource(RTDS, "b"))
+    client = world.client(SOTW)
+    client.subscribe(RTDS, "*", "a")
+    client.ack_all()
+    assert kinds(client.request(RTDS)) == ["RTDS a@1 b@1"]

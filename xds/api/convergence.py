@@ -115,7 +115,8 @@ class Convergence:
             return Verdict.REJECTED
         if self.missing_workers or (self.is_blind and self.goal.of == KNOWN):
             return Verdict.PENDING
-        if self.accepted < ceil(self.goal.quorum * self.nodes - 1e-9):
+        needed = ceil(self.goal.quorum * self.nodes - 1e-9) or (1 if self.goal.quorum and self.nodes else 0)
+        if self.accepted < needed:
             return Verdict.PENDING
         return Verdict.REACHED
 

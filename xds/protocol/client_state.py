@@ -20,7 +20,7 @@ from weakref import KeyedRef, WeakSet, ref
 from immutables import Map
 
 from xds.model.snapshot import Snapshot
-from xds.protocol.convergence import EVERYTHING, NO_DEBT, UNSENT_MAX, Debt
+from xds.protocol.convergence import EVERYTHING, NO_DEBT, UNSENT_MAX, Debt, debt_of, oldest
 from xds.protocol.diff import EMPTY_SET
 from xds.protocol.draining import NEVER
 from xds.protocol.pending_endpoints import NO_PENDING_ENDPOINTS, PendingEndpoints, next_end
@@ -221,9 +221,12 @@ def add_mark(marks: Marks, mark: Marks, *, several: bool) -> Marks:
 
 def debt_with(debt: Debt, marks: Marks) -> Debt:
     """Return the debt of a client whose state has ``debt`` and that has marks."""
-    if not marks or (debt.owed and debt.owed <= marks[0][2]):
+    if not marks:
         return debt
-    return Debt(marks[0][2], debt.rejected)
+    at = marks[0][2]
+    if debt.rejected:
+        return debt_of(oldest((debt.owed, at)), debt.rejected, (debt.owed, debt.mending, at))
+    return debt if debt.owed and debt.owed <= at else Debt(at)
 
 
 def debt_change(before: ClientState, marks: Marks, after: ClientState) -> tuple[Debt, Debt] | None:
@@ -242,7 +245,10 @@ def _debt_of(types: tuple[TypeState, ...]) -> Debt:
                 owed = since
         if state.rejected_at and (not rejected or state.rejected_at < rejected):
             rejected = state.rejected_at
-    return Debt(owed, rejected) if owed or rejected else NO_DEBT
+    if not rejected:
+        return Debt(owed) if owed else NO_DEBT
+    due = (each for state in types for each in (*state.owed_in_flight, *state.owed_unsent, state.owed_remaining))
+    return debt_of(owed, rejected, due)
 
 
 def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:
@@ -260,7 +266,7 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
         if in_flight:
             if state.overdue:
                 sends = sends or has_more
-            elif enabled and stage is not Stage.UNORDERED:
+            elif stage is not Stage.UNORDERED:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
             breaks = breaks and stage is Stage.UNORDERED
         elif has_more:

@@ -32,6 +32,9 @@ class Debt(NamedTuple):
     """The oldest revision of which something is unsent, held back or unanswered."""
     rejected: int = 0
     """The oldest revision of which the client rejected something that it has not been sent anew and accepted since."""
+    mending: int = 0
+    """With ``owed`` no newer than ``rejected``: the oldest revision newer than ``rejected`` of which something is to be
+    sent, or is not answered. What is held back does not count."""
 
     def lacks(self, revision: int) -> bool:
         """Say whether the client has not accepted a revision."""
@@ -42,7 +45,8 @@ class Debt(NamedTuple):
 
         What is held back with a rejected change is none such: it waits for the rejected one.
         """
-        return 0 < self.rejected <= revision and not self.rejected < self.owed <= revision
+        newer = self.owed if self.owed > self.rejected else self.mending
+        return 0 < self.rejected <= revision and not 0 < newer <= revision
 
     def accepted(self, revision: int) -> int:
         """Return the newest revision that the client has accepted, if ``revision`` is the newest one."""
@@ -51,11 +55,18 @@ class Debt(NamedTuple):
     @property
     def oldest(self) -> int:
         """The oldest revision that the client has not accepted, 0 if there is none."""
-        owed, rejected = self
+        owed, rejected = self.owed, self.rejected
         return min(owed, rejected) if owed and rejected else owed or rejected
 
 
 NO_DEBT = Debt()
+
+
+def debt_of(owed: int, rejected: int, due: Iterable[int]) -> Debt:
+    """Return the debt of a client. ``due`` are the revisions of which something is to be sent or not answered."""
+    if rejected and 0 < owed <= rejected:
+        return Debt(owed, rejected, oldest(each for each in due if each > rejected))
+    return Debt(owed, rejected) if owed or rejected else NO_DEBT
 
 
 class Acceptance(NamedTuple):
@@ -132,9 +143,9 @@ def worst(debts: Iterable[Debt]) -> Debt:
     """Return what a node owes that has several clients: the oldest of each. It is rejected if one of them is."""
     debts = list(debts)
     owed, rejected = oldest(each.owed for each in debts), oldest(each.rejected for each in debts)
-    if owed > rejected and any(each.is_rejected(UNLIMITED) for each in debts):
-        owed = 0
-    return Debt(owed, rejected)
+    if any(each.is_rejected(UNLIMITED) for each in debts):
+        return Debt(0 if owed > rejected else owed, rejected)
+    return debt_of(owed, rejected, (max(each.owed, each.mending) for each in debts if each.rejected))
 
 
 def oldest(revisions: Iterable[int]) -> int:

@@ -109,6 +109,12 @@ class Hub:
         The catalog may already have newer ones. Until all sessions are regrouped, those of removed groups stay.
         """
         self._to_regroup: deque[Session] = deque()
+        self._groups = frozenset(catalog.snapshots)
+        """The catalog's groups, as last published."""
+        self._vanished: set[str] = set()
+        """Groups that were removed while sessions may still be in them; some may have come back since."""
+        self._regrouped_at = 0
+        """The revision of the oldest rules by which sessions in ``_to_regroup`` may move."""
         self._watch = watch or Unwatched()
         self._measures, self._commits = Measures(), Commits()
         self._convergence = Convergence(self._note_accepted, self._count_acks)
@@ -593,10 +599,15 @@ class Hub:
             if audience in self._snapshots and self._snapshots[audience] is not now.get(audience):
                 self.step_cache.drop_snapshot(self._snapshots[audience])
         if applied.regrouped:
-            before, self._snapshots = self._snapshots, {**self._snapshots, **now}
+            self._snapshots = {**self._snapshots, **now}
             self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
-            found = self._sessions.to_regroup(self._streams, before.keys() ^ now.keys())
+            groups = frozenset(self._catalog.snapshots)
+            self._vanished |= self._groups - groups
+            found = self._sessions.to_regroup(self._streams, self._groups ^ groups)
+            self._groups = groups
             known = set(map(id, found))
+            if not self._to_regroup:
+                self._regrouped_at = applied.revision
             self._to_regroup = deque([*found, *(each for each in self._to_regroup if id(each) not in known)])
         self._snapshots.update((audience, now[audience]) for audience in audiences)
         for part in applied.parts or (applied,):
@@ -637,13 +648,18 @@ class Hub:
                 debt = session.client_state.debt
                 if debt is NO_DEBT:
                     without_debt += 1
-                elif not debt.owed:
-                    self._convergence.move(group, debt, Debt(revision, debt.rejected), self._now)
+                elif (after := debt_with(debt, mark)) != debt:
+                    self._convergence.move(group, debt, after, self._now)
             if not stream.queued:
                 stream.queued = True
                 ready.append(stream)
         if without_debt:
             self._convergence.move(group, NO_DEBT, Debt(revision), self._now, without_debt)
+
+    @property
+    def reached_revision(self) -> int:
+        """The newest published revision that all clients owe who have not accepted it: those to be moved don't yet."""
+        return min(self.revision, self._regrouped_at - 1) if self._to_regroup else self.revision
 
     @property
     def is_regrouping(self) -> bool:
@@ -661,6 +677,7 @@ class Hub:
                 self._regroup(session)
         if self._to_regroup:
             return True
+        self._vanished.clear()
         served = self._catalog.snapshots
         gone = [each for each in self._snapshots if each.removeprefix(WITHOUT_SECRETS) not in served]
         for audience in gone:
@@ -680,8 +697,8 @@ class Hub:
             return
         for stream in session.streams:
             stream.refusal = None
-        if group == session.group:
-            return
+        if group == session.group and group not in self._vanished:
+            return  # else the group has come back, and the session has not followed what it lost meanwhile
         debt = session.client_state.debt
         self._convergence.remove(session.group, debt_with(debt, session.marks))
         session.client_state = self._steps.without_remaining(session.client_state)
@@ -689,7 +706,7 @@ class Hub:
         before, session.group = session.group, group
         session.audience = audience_of(group, session.streams[0].peer)
         self._newest(session.audience)
-        revision = self._catalog.revision
+        revision = self._regrouped_at
         session.marks = tuple((state.kind.slot, state.type_url, revision) for state in session.client_state.types)
         self._convergence.add(group, debt_with(debt, session.marks))
         self._watch.moved(session)

@@ -370,6 +370,8 @@ class Draft:
             return None
         if state.remaining:
             part = self.put(state := state.send_part(self.soon)).outstanding
+            self._start_heartbeat(state)
+            state = self.states[state.kind]
             self.happened(OrderEvent.SENT, state, part)
             return part
         if stage is Stage.UNORDERED:
@@ -403,7 +405,7 @@ class Draft:
         return self.put(state._replace(heartbeat=state.heartbeat._replace(at=at)))
 
     def _start_heartbeat(self, state: TypeState) -> None:
-        """Renew what a client returned with, also while its type waits for clusters."""
+        """Renew what a client has, also without a response that is sent now: what it returned with, for example."""
         if state.view is not None and state.view.has_timed and state.kind.expires:
             self._set_heartbeat(self.states[state.kind])
 
@@ -475,10 +477,10 @@ class Draft:
             # The answer is overdue: the next clusters are sent, and routes follow those that were sent before.
             self.acked_snapshot = self.sent_snapshot
         before = state.overrides
-        if state.required_names and self.missing_clusters:
-            # Rejected clusters that were to be sent once more (``_send_unblamed``) and that are gone by now.
-            view = self.newest.view(state.type_url)
-            gone = [name for name in self.missing_clusters if view.get(name) is None and state.held(name) is not None]
+        if state.required_names and not state.is_trusted:
+            # Rejected clusters that were to be sent once more and that are gone by now.
+            view, rejected = self.newest.view(state.type_url), state.nacked_names.names
+            gone = [name for name in rejected if view.get(name) is None and state.held(name) is not None]
             state = self.put(state.without_required(gone))
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
@@ -615,10 +617,13 @@ class Draft:
         in_time = part is state.outstanding
         needs_time = state.draining or len(state.in_flight) > 1
         drained_at = self.soon + self.rules.ordering.listener_drain_s if needs_time else 0.0
+        rejected = state.nacked_names
         state = state.take_answer(part, message, drained_at, version)
         if state.nacked_names is not NO_NAMES:
             state = state._replace(nacked_names=self.rules.interned.name_sets.get(state.nacked_names))
         self.put(state)
+        if state.nacked_names is not rejected:
+            self._start_heartbeat(state)  # of what is no longer rejected
         if in_time and self.is_returning and not self.per_type:
             self.is_returning = False  # Envoy requests all types before it reads the first answer
             self.hold_removals_until = 0.0

@@ -409,7 +409,8 @@ def change_sotw(state: TypeState, request: DiscoveryRequest, interned: Interned,
     wildcard = WILDCARD in names or (not names and before.wildcard and not explicit)
     after = interned.subscriptions.get(wildcard, names)
     if after is before:
-        return state.require(before.names or {WILDCARD})._replace(response_due=True) if repeated else state
+        everything = before.names | {WILDCARD} if before.wildcard else before.names
+        return state.require(everything)._replace(response_due=True) if repeated else state
     added = after.names - before.names
     if wildcard and not before.wildcard:
         added |= {WILDCARD}

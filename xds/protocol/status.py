@@ -241,7 +241,7 @@ def _type_status(session: Session, state: TypeState, now: float) -> TypeStatus:
 
 
 def _resource_statuses(state: TypeState) -> Iterator[ResourceStatus]:
-    on_the_way = {r.name for part in (state.outstanding, *state.remaining) if part is not None for r in part.upserts}
+    on_the_way = {r.name for part in (*state.in_flight, *state.remaining) for r in part.upserts}
     held = set(wanted(state.subscription, state.view)) if state.view is not None else set()
     for name in sorted(held.union(state.overrides)):
         resource = state.held(name)
@@ -498,8 +498,8 @@ def _type_summary(state: TypeState, rejections: tuple[Rejection, ...], is_marked
         sent = (
             len(view) if subscription.wildcard else sum(1 for name in subscription.names if view.get(name) is not None)
         )
-    parts = [part for part in (state.outstanding, *state.remaining) if part is not None]
-    unacked = sum(len(part.upserts) for part in parts)
+    parts = [*state.in_flight, *state.remaining]
+    unacked = len({resource.name for part in parts for resource in part.upserts})
     nacked_names = state.nacked_names.names
     rejected = 0 if view is None else sum(1 for name in nacked_names if view.get(name) is not None)
     nacked = tuple(sorted(nacked_names)[:NAMES_SHOWN_MAX])

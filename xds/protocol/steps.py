@@ -43,7 +43,7 @@ from xds.protocol.requests import (
     type_of,
 )
 from xds.protocol.responses import Part
-from xds.protocol.subscription import NO_NAMES, NameSet, Subscription
+from xds.protocol.subscription import NO_NAMES, NameSet, Subscription, glob_of
 from xds.protocol.type_state import NO_HEARTBEAT, Kind, Kinds, TypeState
 
 
@@ -120,7 +120,11 @@ class Steps:
             state = _with_history(state, history, context, context.soon + self._rules.ordering.listener_drain_s)
         if kind.type_url == ENDPOINTS and draft.warming_endpoints and state.view is not None:
             state = state.require([name for name in draft.warming_endpoints if state.subscription.wants(name)])
-        draft.add_type(state.owing(EVERYTHING), reported=reported)
+        state = state.owing(EVERYTHING)
+        if kind.is_routing and (followed := draft.acked_snapshot) is not None:
+            newest = draft.newest.revision  # it may be sent the older snapshot first, whose clusters the client has
+            state = state.owing(newest, lag=newest - followed.revision) if followed.revision < newest else state
+        draft.add_type(state, reported=reported)
         _follow(draft, kind)
         watched = (SubscriptionChange(kind, None, state.subscription),)
         return self._step(before, draft, source, Effects(subscriptions=watched, reported=reported, adds_names=True))
@@ -227,7 +231,7 @@ class Steps:
         state = old = next(each for each in before.types if each.kind is kind)
         answered = None
         if state.in_flight and request.response_nonce == state.nonce:
-            if len(state.in_flight) > 1 or not state.is_trusted:
+            if len(state.in_flight) > 1 or not state.is_trusted or state.rejected_at:
                 return None
             answered, state = Answered(kind, state.in_flight[0], None), state.without_in_flight()
         if not changes_subscription(request):
@@ -347,13 +351,14 @@ class Steps:
 def _owed_since(former: Subscription, state: TypeState, context: StepContext) -> tuple[int, Snapshot | None]:
     """Return the oldest revision for which newly subscribed names are owed, and the snapshot that this depends on."""
     subscription = state.subscription
-    if subscription.open_ended and not former.open_ended:
-        return EVERYTHING, None
     added = subscription.names - former.names
+    if (subscription.wildcard and not former.wildcard) or any(glob_of(name) is not None for name in added):
+        return EVERYTHING, None
     if not added:
         return 0, None
     view = context.newest.view(state.type_url)
-    return oldest(map(view.changed_at, added)), context.newest
+    known = ((name, view.known_as(name)) for name in added)  # a name may be an alias
+    return oldest(view.changed_at(name if found is None else found.name) for name, found in known), context.newest
 
 
 def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, warms: bool) -> bool:

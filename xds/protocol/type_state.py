@@ -65,6 +65,8 @@ from xds.protocol.subscription import NAME_SLOT_BYTES, NO_NAMES, NOTHING, NameSe
 
 NO_HOST = "/*"
 """The end of the name of a virtual host that no route configuration has; its beginning is the name of the route."""
+INCOMPLETE = "-incomplete"
+"""The end of a SotW version of which the client lacks something, so that it means nothing when it returns with it."""
 IN_FLIGHT_MAX = 9
 """Maximum responses of a type in flight; then no more of the type is sent."""
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
@@ -238,6 +240,12 @@ class TypeState(NamedTuple):
         return self.kind.variant is Variant.SOTW and self.kind.policy.full_state
 
     @property
+    def _is_partial_sotw(self) -> bool:
+        """Say whether a SotW client rejected resources that its next responses may lack: it does not have them all."""
+        kind = self.kind
+        return kind.variant is Variant.SOTW and not kind.policy.full_state and self.nacked_names is not NO_NAMES
+
+    @property
     def is_trusted(self) -> bool:
         """Say whether the client accepted every response that it has answered."""
         return self.nacked_names is NO_NAMES and self.nacked_removals is NO_NAMES
@@ -399,6 +407,7 @@ class TypeState(NamedTuple):
         key = (
             self.subscription, self.view, target, hold, self.overrides, self.required_names, self.response_due,
             kind.variant, self.nacked_removals, self.last_accepted,
+            self.nacked_names if self._is_partial_sotw else None,
         )
         # fmt: on
         response = response_cache.get_last(kind.type_url, key, self.serial)
@@ -407,6 +416,8 @@ class TypeState(NamedTuple):
             response = response_cache.get(kind.type_url, key, make, after=self.serial)
         heartbeat = self.heartbeat
         state = self._replace(heartbeat=Heartbeat(heartbeat.at)) if heartbeat.nonce and response.parts else self
+        if self._is_partial_sotw:
+            state = state._forget_rejected_gone(target, response.overrides)
         since, unsent = split_at(self.owed_unsent, revision, is_newest=is_newest)
         owed_held: Mapping[str, int] = NOTHING_HELD
         if response.overrides or self.owed_held:
@@ -427,6 +438,14 @@ class TypeState(NamedTuple):
             False,
         )
         return TypeState._make(state[:_HELD] + held + sent), response
+
+    def _forget_rejected_gone(self, target: View, overrides: Overrides) -> "TypeState":
+        """Forget rejected resources that are gone, as their removals are not sent: they demand nothing any more."""
+        gone = [n for n in self.nacked_names.names if target.known_as(n) is None and n not in overrides]
+        if not gone:
+            return self
+        state = self._replace(nacked_names=self.nacked_names.difference(NameSet.of(gone)))
+        return state._replace(rejected_at=0) if state.is_trusted else state
 
     def _owed_after(self, overrides: Overrides, since: int, revision: int) -> tuple[int, Mapping[str, int]]:
         """Return the oldest revision of what a response sends, and by name that of what it holds back.
@@ -464,17 +483,22 @@ class TypeState(NamedTuple):
         found = self._with_nacked_removals(
             diff(subscription, self.view, self.overrides, target, self.required_names, hold), target
         )
+        changed = found
         found = self._with_last_accepted(found)
         names = [*(resource.name for resource in found.upserts), *found.removals]
         held = self._all_held(names)
         replaced = tuple(held.values())
-        fingerprint = self._fingerprint_after(target, found, replaced)
+        if found is changed:
+            fingerprint = self._fingerprint_after(target, found, replaced)
+        else:
+            fingerprint = fingerprint_held(subscription, target, found.overrides)
         version = state_version(fingerprint)
-        if kind.variant is Variant.SOTW:
+        complete = not (self._is_partial_sotw and self.nacked_names.names.difference(r.name for r in found.upserts))
+        if kind.variant is Variant.SOTW and complete:
             response_cache.remember(kind.type_url, version, SentState(subscription, target, found.overrides))
         parts: tuple[Part, ...] = ()
         full = kind.policy.full_state
-        says = common_label(found.upserts) or version
+        says = (common_label(found.upserts) or version) if complete else version + INCOMPLETE
         if kind.variant is Variant.DELTA:
             parts = delta_parts(
                 kind.type_url, subscription, found, says, self.response_due, encoding, response_cache.next_nonce
@@ -566,7 +590,7 @@ class TypeState(NamedTuple):
         earlier, later = self.in_flight[:at], self.in_flight[at + 1 :]
         owed = self.owed_in_flight
         state = self._replace(in_flight=later, owed_in_flight=owed[at + 1 :]) if later else self.without_in_flight()
-        if message is None and not (earlier or self.draining) and self.is_trusted and self.is_known:
+        if message is None and not (earlier or self.draining or self.rejected_at) and self.is_trusted and self.is_known:
             return state
         for number, before in enumerate(earlier):
             if message is None or any(version == each.version for each in earlier[number:]):
@@ -616,8 +640,14 @@ class TypeState(NamedTuple):
             sent = (*part.upserts, *part.replaced)
             by_alias = [each.name for each in sent if not subscription.names.isdisjoint(each.aliases)]
             names = NameSet.of(subscription.names.intersection(names.names).union(by_alias))
-        rejected_at = min(self.rejected_at or since or EVERYTHING, since or EVERYTHING)
-        state = self._replace(nacked_names=self.nacked_names.union(names), rejected_at=rejected_at)
+        state = self._replace(nacked_names=self.nacked_names.union(names))
+        if names.names or part.gone:  # else the client rejected nothing that it is subscribed to
+            rejected_at = min(self.rejected_at or since or EVERYTHING, since or EVERYTHING)
+            state = state._replace(rejected_at=rejected_at)
+        if not self.is_full_state:
+            # The good ones go again with the next response: only an ACK of them ends that the client has rejected them.
+            again = names.names.intersection(each.name for each in part.upserts) - part.named_in(message)
+            state = state._replace(required_names=self.required_names | again) if again else state
         if self.kind.variant is Variant.DELTA:
             if part.removals:
                 state = state._replace(nacked_removals=self.nacked_removals.union(part.removal_set))
@@ -684,6 +714,8 @@ class TypeState(NamedTuple):
         if fingerprint is None:
             fingerprint = fingerprint_held(self.subscription, self.view, self.overrides)
         version, nonce = state_version(fingerprint), response_cache.next_nonce()
+        if self.remaining or self._is_partial_sotw:
+            version += INCOMPLETE
         if kind.variant is Variant.DELTA:
             part = delta_heartbeat(kind.type_url, resources, version, nonce, encoding)
         else:

@@ -52,6 +52,7 @@ class Owed:
     group: str
     owed: Revision
     rejected: Revision
+    mending: Revision = 0
     count: Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -346,7 +347,7 @@ class Fleet:
             epoch=self._epoch(),
             revision=debts.revision,
             debts=[
-                Owed(group=group, owed=debt.owed, rejected=debt.rejected, count=count)
+                Owed(group=group, owed=debt.owed, rejected=debt.rejected, mending=debt.mending, count=count)
                 for group, counts in debts.by_group.items()
                 for debt, count in counts.items()
             ],
@@ -362,7 +363,7 @@ def _debts_of(told: DebtsTold) -> Debts:
     by_group: dict[str, dict[Debt, int]] = {}
     for each in told.debts:
         counts = by_group.setdefault(each.group, {})
-        debt = Debt(each.owed, each.rejected)
+        debt = Debt(each.owed, each.rejected, each.mending)
         counts[debt] = counts.get(debt, 0) + each.count
     return Debts(revision=told.revision, by_group=by_group)
 

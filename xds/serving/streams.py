@@ -308,9 +308,9 @@ class Streams:
 
     @property
     def _published(self) -> int:
-        """The revision to which the streams are updated."""
+        """The revision to which the streams are updated, all of them."""
         waits = self._coalescer is not None and self._coalescer.is_waiting
-        return self.hub.revision if waits else self._catalog.revision
+        return self.hub.reached_revision if waits or self.hub.is_regrouping else self._catalog.revision
 
     def publish(self, applied: Applied, committed_at: float | None = None) -> None:
         """Send a change of the catalog to the affected streams, at once or merged with those that follow.
