@@ -156,6 +156,28 @@ def test_per_type_listeners_go_before_routes_whichever_stream_was_first(world: W
     assert [kind for kind in order if kind in ("LDS", "RDS")] == ["LDS", "RDS"]
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_per_type_a_removal_reaches_each_stream_with_the_cluster(world: World, variant: Variant, used: bool) -> None:
+    world.publish(static("x"), static("y"), *([listener("l", clusters="y")] if used else []))
+    client = world.client(variant, per_type=True)
+    client.subscribe(CDS)
+    client.subscribe(CDS, "y")
+    client.ack_all()
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(remove=[static("y")])
+    client.ack_all()
+    if used:
+        world.advance(30)
+        client.ack_all()
+        assert world.hub.acceptance("default", world.hub.revision).pending == 1
+        world.publish(remove=[listener("l", clusters="y")])
+        client.ack_all()
+    world.advance(700)
+    client.ack_all()
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
 # --- Rejections, versions, renewals ----------------------------------------------------------------------------------
 
 

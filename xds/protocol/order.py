@@ -575,7 +575,7 @@ class Draft:
         if state is None or not state.idle or (self.hold_removals_until and self.now < self.hold_removals_until):
             return None
         if not state.overrides:
-            self.check_removals = False
+            self.check_removals = any(other.overrides for other in self.clusters)  # on other streams of the client
             return None
         if not PHASES[self.phase].breaks:
             return None
