@@ -6,7 +6,7 @@ from support.hubs import DELTA, Client, MakeWorld, World
 from support.scenes import start, started, swap
 
 from xds.model.groups import Node
-from xds.protocol.inspection import NACKS_MAX, How, Inspector, Standing, Wait
+from xds.protocol.inspection import NACKS_MAX, How, Inspector, NackedNames, NackRecord, Standing, Wait, accepted_before
 from xds.protocol.nack_history import NackHistory
 from xds.protocol.policy import Ordering, Variant
 from xds.protocol.status import Progress
@@ -189,3 +189,15 @@ def test_what_is_accepted_after_nacks_is_within_the_bytes_too(world: World, monk
         client.ack_all()
         assert history.bytes_kept <= most
     assert 0 < len(history) < 10
+
+
+def test_what_a_client_had_before_ends_where_a_response_between_was_not_rejected() -> None:
+    """x@4 is rejected; x@3 is of a response that nobody has answered, so that x@2, rejected before, tells no more."""
+
+    def nacked(version: str, before: str) -> NackRecord:
+        names = NackedNames(("x",), 1, {"x": version}, {"x": before})
+        return NackRecord(0.0, "default", EDS, names, "bad", version, 1)
+
+    assert accepted_before([nacked("4", "3"), nacked("2", "1")], EDS, "x") == "3"
+    assert accepted_before([nacked("4", "3"), nacked("3", "2")], EDS, "x") == "2"
+    assert accepted_before([nacked("4", "3"), nacked("3", "2")], EDS, "y") is None

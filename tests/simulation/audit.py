@@ -114,9 +114,8 @@ class StreamAudit:
                 del known.unanswered[nonce]
         if request.HasField("error_detail"):
             state = self.server.published.get(self.server.group_of(self.line.envoy), {})
-            # New clusters that the message does not name are sent once more, without those that it names.
-            spared = request.type_url == CDS and isinstance(request, wire.DeltaDiscoveryRequest)
-            blamed = re.split(r"[\s,:]+", request.error_detail.message) if spared else [*sent.names]
+            # What the message does not name is sent once more: new clusters at once, others with the next response.
+            blamed = re.split(r"[\s,:]+", request.error_detail.message)
             for name, content in sent.names.items():
                 if name not in blamed:
                     continue

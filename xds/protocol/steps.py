@@ -121,9 +121,10 @@ class Steps:
         if kind.type_url == ENDPOINTS and draft.warming_endpoints and state.view is not None:
             state = state.require([name for name in draft.warming_endpoints if state.subscription.wants(name)])
         state = state.owing(EVERYTHING)
-        if kind.is_routing and (followed := draft.acked_snapshot) is not None:
-            newest = draft.newest.revision  # it may be sent the older snapshot first, whose clusters the client has
-            state = state.owing(newest, lag=newest - followed.revision) if followed.revision < newest else state
+        followed = draft.acked_snapshot if kind.is_routing else None
+        if followed is not None and followed.view(kind.type_url) is not view:
+            # It may be sent the older snapshot first, whose clusters the client has.
+            state = state.owing(draft.newest.revision, lag=draft.newest.revision - followed.revision)
         draft.add_type(state, reported=reported)
         _follow(draft, kind)
         watched = (SubscriptionChange(kind, None, state.subscription),)
