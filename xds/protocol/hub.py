@@ -6,8 +6,8 @@ in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mut
 connected streams, the node history, the timers and the counters.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from sys import getsizeof
 
 from xds.model.catalog import Catalog
@@ -52,7 +52,16 @@ from xds.protocol.requests import (
 )
 from xds.protocol.responses import Encoding, Part, ResponseCache
 from xds.protocol.session_watch import SessionWatch, Unwatched
-from xds.protocol.sessions import WITHOUT_SECRETS, Session, Sessions, Stream, Timers, WatchTable, audience_of
+from xds.protocol.sessions import (
+    WITHOUT_SECRETS,
+    Regrouping,
+    Session,
+    Sessions,
+    Stream,
+    Timers,
+    WatchTable,
+    audience_of,
+)
 from xds.protocol.status import Counters, Event, Refused, SecretsWithheld, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.type_state import Kind, Rejection, with_rejection
@@ -108,13 +117,7 @@ class Hub:
 
         The catalog may already have newer ones. Until all sessions are regrouped, those of removed groups stay.
         """
-        self._to_regroup: deque[Session] = deque()
-        self._groups = frozenset(catalog.snapshots)
-        """The catalog's groups, as last published."""
-        self._vanished: set[str] = set()
-        """Groups that were removed while sessions may still be in them; some may have come back since."""
-        self._regrouped_at = 0
-        """The revision of the oldest rules by which sessions in ``_to_regroup`` may move."""
+        self._regrouping = Regrouping(catalog.snapshots)
         self._watch = watch or Unwatched()
         self._measures, self._commits = Measures(), Commits()
         self._convergence = Convergence(self._note_accepted, self._count_acks)
@@ -601,14 +604,8 @@ class Hub:
         if applied.regrouped:
             self._snapshots = {**self._snapshots, **now}
             self._starts = {key: start for key, start in self._starts.items() if key[0] in now}
-            groups = frozenset(self._catalog.snapshots)
-            self._vanished |= self._groups - groups
-            found = self._sessions.to_regroup(self._streams, self._groups ^ groups)
-            self._groups = groups
-            known = set(map(id, found))
-            if not self._to_regroup:
-                self._regrouped_at = applied.revision
-            self._to_regroup = deque([*found, *(each for each in self._to_regroup if id(each) not in known)])
+            find = partial(self._sessions.to_regroup, self._streams)
+            self._regrouping.follow(self._catalog.snapshots, find, applied.revision)
         self._snapshots.update((audience, now[audience]) for audience in audiences)
         for part in applied.parts or (applied,):
             for group, by_type in part.changed.items():
@@ -616,7 +613,7 @@ class Hub:
                     streams = self._watchers.affected(group, type_url, names)
                     self._mark(((0, type_url, part.revision),), group, streams)
         self.revision = applied.revision
-        if regroup or not self._to_regroup:
+        if regroup or not self._regrouping.queue:
             while self.regroup_some(REGROUPED_AT_ONCE):
                 pass
 
@@ -659,25 +656,27 @@ class Hub:
     @property
     def reached_revision(self) -> int:
         """The newest published revision that all clients owe who have not accepted it: those to be moved don't yet."""
-        return min(self.revision, self._regrouped_at - 1) if self._to_regroup else self.revision
+        moving = self._regrouping
+        return min(self.revision, moving.at - 1) if moving.queue else self.revision
 
     @property
     def is_regrouping(self) -> bool:
         """Whether sessions are left to ``regroup_some``."""
-        return bool(self._to_regroup)
+        return bool(self._regrouping.queue)
 
     def regroup_some(self, most: int) -> bool:
         """Move at most so many sessions to the group of their node under the new rules; return whether more are left.
 
         Resources that the new group lacks are removed. Until its turn comes, a session stays in its former group.
         """
-        for _ in range(min(most, len(self._to_regroup))):
-            session = self._to_regroup.popleft()
+        queue = self._regrouping.queue
+        for _ in range(min(most, len(queue))):
+            session = queue.popleft()
             if session.streams:
                 self._regroup(session)
-        if self._to_regroup:
+        if queue:
             return True
-        self._vanished.clear()
+        self._regrouping.vanished.clear()
         served = self._catalog.snapshots
         gone = [each for each in self._snapshots if each.removeprefix(WITHOUT_SECRETS) not in served]
         for audience in gone:
@@ -697,7 +696,7 @@ class Hub:
             return
         for stream in session.streams:
             stream.refusal = None
-        if group == session.group and group not in self._vanished:
+        if group == session.group and group not in self._regrouping.vanished:
             return  # else the group has come back, and the session has not followed what it lost meanwhile
         debt = session.client_state.debt
         self._convergence.remove(session.group, debt_with(debt, session.marks))
@@ -706,7 +705,7 @@ class Hub:
         before, session.group = session.group, group
         session.audience = audience_of(group, session.streams[0].peer)
         self._newest(session.audience)
-        revision = self._regrouped_at
+        revision = self._regrouping.at
         session.marks = tuple((state.kind.slot, state.type_url, revision) for state in session.client_state.types)
         self._convergence.add(group, debt_with(debt, session.marks))
         self._watch.moved(session)

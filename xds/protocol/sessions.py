@@ -5,6 +5,7 @@ session with its first request. A change costs O(changed names + streams that su
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import count
 from typing import Any
@@ -257,6 +258,32 @@ class Sessions:
         if not table.rules and (before.rules, before.deny_unmatched) == ((), table.deny_unmatched):
             return [session for session in sessions if session.node.cluster in groups]
         return sessions
+
+
+class Regrouping:
+    """The sessions that new rules may move to other groups, in the order in which they are looked at."""
+
+    __slots__ = ("_groups", "at", "queue", "vanished")
+
+    def __init__(self, groups: Iterable[str]) -> None:
+        """Create it with the catalog's groups."""
+        self._groups = frozenset(groups)
+        self.queue: deque[Session] = deque()
+        self.vanished: set[str] = set()
+        """Groups that were removed while sessions may still be in them; some may have come back since."""
+        self.at = 0
+        """The revision of the oldest rules by which sessions of the queue may move."""
+
+    def follow(self, groups: Iterable[str], find: Callable[[Set[str]], list[Session]], revision: int) -> None:
+        """Queue the sessions that ``find`` returns for the groups that were added and removed at a revision."""
+        now = frozenset(groups)
+        self.vanished |= self._groups - now
+        found = find(self._groups ^ now)
+        self._groups = now
+        known = set(map(id, found))
+        if not self.queue:
+            self.at = revision
+        self.queue = deque([*found, *(each for each in self.queue if id(each) not in known)])
 
 
 # --- Watchers --------------------------------------------------------------------------------------------------------
