@@ -1,7 +1,9 @@
 """``xds wait``: exit codes, what it says of nodes that lack a revision, and the same over REST."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +24,12 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[XdsServer]:
     async with XdsServer(None, "--workers", request.param) as server:
         await server.wait_ready()
         yield server
+
+
+def kept(file: Path) -> set[str]:
+    """Return the ids of the nodes that are in a file of known nodes, which is written in batches."""
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        return {node_id for (node_id,) in database.execute("SELECT id FROM nodes")}
 
 
 async def waited(xds: Run, server: XdsServer, *arguments: str) -> tuple[int, str]:
@@ -154,6 +162,7 @@ async def test_a_node_that_is_gone_is_waited_for_also_after_a_restart(xds: Run, 
             assert (await waited(xds, server, "--quorum", "50%"))[0] == 0
             events = await fetch(server.admin_port, "/v1/revisions/1/convergence?of=elsewhere")
             assert events.status == 422
+            await wait_until(lambda: kept(tmp_path / "store.db.nodes") == {"here", "gone"})
             server.kill()
         await server.wait_ended()
         server.start()
