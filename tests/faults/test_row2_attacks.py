@@ -13,7 +13,9 @@ less than the server is asymmetric, whatever this machine hides. Two controls sh
 is a process that burns the CPU and touches nothing, ``benign`` adds ordinary clients that come and go.
 
 Memory is what the server and its workers have that is no file's (RssAnon): before the first attack, at its highest
-while attacked, and once it is back to within a tenth, or after 30 s.
+while attacked, and once it is back to within a tenth, or after 30 s. In CI, before the second turn: of a server that
+has just started and has a fifth of the streams, what its first requests of each kind take and its allocator keeps is a
+larger share.
 
 What must hold: no stream dropped, no push lost, p99 at most twice what it was in more than half of the turns (there are
 up to twice as many where some pass and some do not), memory back, no worker lost, /healthz always 200, no
@@ -50,6 +52,7 @@ ALL = [
     *("headers", "unread", "watchers", "deep", "hoard", "figures", "api_calls", "health", "types", "flapping"),
 ]
 NEEDS_BIG = {"nacks", "unread", "flapping"}
+FIRST_TURN = 0 if FULL else 1
 CHOSEN = os.environ.get("XDS_ATTACKS", "all" if FULL else ",".join(IN_CI))
 
 
@@ -92,7 +95,10 @@ def _param(name: str) -> Any:
 @pytest.mark.parametrize("name", [_param(name) for name in (ALL if CHOSEN == "all" else CHOSEN.split(","))])
 async def test_streams_go_on_while_others_attack(name: str, table: list[Report], tmp_path: Path) -> None:
     async with scene(STREAMS, tmp_path, pushes_per_s=PUSHES_PER_S, big=name in NEEDS_BIG) as on:
-        report = await on.suffer(name, streams=STREAMS, turns=TURNS, seconds=WINDOW_S, p99_floor_s=FLOOR_S)
+        first = min(FIRST_TURN, TURNS - 1)
+        report = await on.suffer(
+            name, streams=STREAMS, turns=TURNS, seconds=WINDOW_S, p99_floor_s=FLOOR_S, first_turn=first
+        )
     table.append(report)
     print(report.line(), report.turns(), sep="\n")
     assert report.faults(p99_floor_s=FLOOR_S) == []

@@ -318,8 +318,13 @@ class Scene:
             nothing = {"connections": 0, "requests": 0, "sent_bytes": 0, "received_bytes": 0, "cpu_s": 0.0, "wall_s": 0}
             return nothing | {"answers": {"called off": 1}}
 
-    async def suffer(self, name: str, *, streams: int, turns: int, seconds: float, p99_floor_s: float) -> Report:
-        """Attack in turns, with windows without attack between them, and return the report."""
+    async def suffer(
+        self, name: str, *, streams: int, turns: int, seconds: float, p99_floor_s: float, first_turn: int = 0
+    ) -> Report:
+        """Attack in turns, with windows without attack between them, and return the report.
+
+        ``first_turn``: the turn from which on memory is compared.
+        """
         ports = {"xds": self.server.port, "admin": self.server.admin_port, "api": self.server.api_port}
         scale = min(1.0, streams / 1_000)
         await self.attacker.call("prepare", name=name, ports=ports, token=TOKEN, scale=scale, timeout_s=120.0)
@@ -336,7 +341,8 @@ class Scene:
                 if turn >= turns and not DOUBT[0] < slower(before, during, p99_floor_s) < DOUBT[1]:
                     break
                 before.append(await self.window(seconds, streams))
-                memory_before = memory_before or self.anonymous_bytes()
+                if turn >= first_turn:
+                    memory_before = memory_before or self.anonymous_bytes()
                 attacking = asyncio.create_task(self._attack(name, seconds))
                 during.append(await self.push(seconds))
                 attacks.append(await attacking)
