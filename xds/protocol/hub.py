@@ -655,7 +655,7 @@ class Hub:
 
     @property
     def reached_revision(self) -> int:
-        """The newest published revision that all clients owe who have not accepted it: those to be moved don't yet."""
+        """The newest published revision that counts for all clients. Those that are still to move owe older ones."""
         moving = self._regrouping
         return min(self.revision, moving.at - 1) if moving.queue else self.revision
 
@@ -698,8 +698,7 @@ class Hub:
             stream.refusal = None
         if group == session.group and group not in self._regrouping.vanished:
             return  # else the group has come back, and the session has not followed what it lost meanwhile
-        debt = session.client_state.debt
-        self._convergence.remove(session.group, debt_with(debt, session.marks))
+        self._convergence.remove(session.group, debt_with(session.client_state.debt, session.marks))
         session.client_state = self._steps.without_remaining(session.client_state)
         debt = session.client_state.debt
         before, session.group = session.group, group

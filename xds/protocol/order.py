@@ -370,8 +370,7 @@ class Draft:
             return None
         if state.remaining:
             part = self.put(state := state.send_part(self.soon)).outstanding
-            self._start_heartbeat(state)
-            state = self.states[state.kind]
+            state = self._start_heartbeat(state)
             self.happened(OrderEvent.SENT, state, part)
             return part
         if stage is Stage.UNORDERED:
@@ -404,10 +403,10 @@ class Draft:
         at = min(due, self.context.exact + every_s) if every_s else 0.0
         return self.put(state._replace(heartbeat=state.heartbeat._replace(at=at)))
 
-    def _start_heartbeat(self, state: TypeState) -> None:
-        """Renew what a client has, also without a response that is sent now: what it returned with, for example."""
-        if state.view is not None and state.view.has_timed and state.kind.expires:
-            self._set_heartbeat(self.states[state.kind])
+    def _start_heartbeat(self, state: TypeState) -> TypeState:
+        """Set the next renewal where no response is made, as for what a client returned with."""
+        has_timed = state.view is not None and state.view.has_timed and state.kind.expires
+        return self._set_heartbeat(state) if has_timed else state
 
     def _send_unordered(self, state: TypeState) -> Part | None:
         hold = self._hold_endpoints(state)
@@ -623,7 +622,7 @@ class Draft:
             state = state._replace(nacked_names=self.rules.interned.name_sets.get(state.nacked_names))
         self.put(state)
         if state.nacked_names is not rejected:
-            self._start_heartbeat(state)  # of what is no longer rejected
+            state = self._start_heartbeat(state)  # of what is no longer rejected
         if in_time and self.is_returning and not self.per_type:
             self.is_returning = False  # Envoy requests all types before it reads the first answer
             self.hold_removals_until = 0.0
@@ -710,7 +709,7 @@ class Draft:
         if state.type_url == VIRTUAL_HOST:
             routes = [each for each in self.of(Stage.ROUTES) if each.type_url == ROUTE]
             self.put(state.require([f"{name}{NO_HOST}" for each in routes for name in each.subscription.names]))
-        self._start_heartbeat(state)
+        self._start_heartbeat(self.states[state.kind])
         if state.type_url == ENDPOINTS and (reported if self.per_type else self.is_returning):
             self.requested_before = self.requested_before | state.subscription.names
         if not reported or not self.per_type:
