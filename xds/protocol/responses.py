@@ -411,7 +411,7 @@ def delta_heartbeat(
 NAMES_BYTES_MAX = 16 * 1024 * 1024
 """Maximum bytes of names in cache keys: each subscription once, required names, and overrides."""
 AGE_MAX = 2
-"""Responses that are large, or have large names, are evicted if unused for this many calls of ``evict_idle``."""
+"""Responses are evicted if unused for this many calls of ``evict_idle``."""
 LARGE_BYTES = 32 * 1024
 """Responses with messages of this size are evicted as soon as their view is replaced."""
 
@@ -428,8 +428,8 @@ class SentState:
 class ResponseCache:
     """A cache of responses by all that they depend on, so that a cohort shares one response.
 
-    Beyond ``entries_max`` and ``bytes_max`` the least recently used responses are evicted. Large responses are evicted
-    as soon as their view is replaced. The cache also keeps the resources of the last ``states_max`` SotW versions, as a
+    Responses that are not used are evicted after some time; beyond ``entries_max`` and ``bytes_max`` the least recently
+    used ones are; large ones as soon as their view is replaced. The cache also keeps the resources of the last ``states_max`` SotW versions, as a
     SotW client that reconnects reports only its version.
     """
 
@@ -470,7 +470,7 @@ class ResponseCache:
         """The number of entries with each subscription."""
         self._names_bytes = 0
         self._ages: dict[Response, tuple[Hashable, int]] = {}
-        """Large responses, to their key and the calls of ``evict_idle`` since the last use."""
+        """Responses, to their key and the calls of ``evict_idle`` since the last use."""
         self._nonce = 0
         self._hits = self._misses = 0
         self._last: dict[str, tuple[tuple[object, ...], Response, int]] = {}
@@ -507,8 +507,7 @@ class ResponseCache:
         if response is not None:
             if response.serial > after:
                 self._entries.move_to_end(key)
-                if response in self._ages:
-                    self._ages[response] = (key, 0)
+                self._ages[response] = (key, 0)
                 self._last[type_url] = (key, response, response.serial)
                 self._hits += 1
                 return response
@@ -516,8 +515,9 @@ class ResponseCache:
         self._misses += 1
         response = self._entries[key] = make()
         self._last[type_url] = (key, response, response.serial)
+        self._ages[response] = (key, 0)
         self._bytes += response.bytes_kept
-        self._hold_names(key, response)
+        self._hold_names(response)
         if response.message_bytes >= LARGE_BYTES:
             self._large.setdefault(response.view, set()).add(key)
         while len(self._entries) > 1 and self._is_full:
@@ -529,21 +529,19 @@ class ResponseCache:
         too_many = len(self._entries) > self.entries_max
         return too_many or self._bytes > self.bytes_max or self._names_bytes > self.names_bytes_max
 
-    def _hold_names(self, key: Hashable, response: Response) -> None:
+    def _hold_names(self, response: Response) -> None:
         subscription = response.subscription
         users = self._subscriptions.get(subscription, 0)
         self._subscriptions[subscription] = users + 1
         self._names_bytes += response.names_bytes + (0 if users else subscription.names_bytes)
-        if max(response.message_bytes, response.names_bytes + subscription.names_bytes) >= LARGE_BYTES:
-            self._ages[response] = (key, 0)
 
     def evict_idle(self) -> None:
-        """Drop the large responses that were not used during the last ``AGE_MAX`` calls."""
-        for response, (key, age) in list(self._ages.items()):
-            self._ages[response] = (key, age + 1)
-            if age >= AGE_MAX:
-                self._forget(key)
-                self._last = {type_url: last for type_url, last in self._last.items() if last[1] is not response}
+        """Drop the responses that were not used during the last ``AGE_MAX`` calls."""
+        idle = {response: key for response, (key, age) in self._ages.items() if age >= AGE_MAX}
+        for key in idle.values():
+            self._forget(key)
+        self._ages = {response: (key, age + 1) for response, (key, age) in self._ages.items()}
+        self._last = {type_url: last for type_url, last in self._last.items() if last[1] not in idle}
 
     def drop_replaced(
         self, before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], groups: Iterable[str]
@@ -570,7 +568,7 @@ class ResponseCache:
     def _forget(self, key: Hashable) -> None:
         response = self._entries.pop(key)
         self._bytes -= response.bytes_kept
-        self._ages.pop(response, None)
+        del self._ages[response]
         subscription = response.subscription
         self._names_bytes -= response.names_bytes
         self._subscriptions[subscription] -= 1
