@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from xds.process import memory
-from xds.process.memory import GROWTH_BYTES_MIN, HoleWatch, resident_bytes, return_holes
+from xds.process.memory import GROWTH_BYTES_MIN, LOOKS_MAX, HoleWatch, resident_bytes, return_holes
 
 
 class Process:
@@ -31,18 +31,31 @@ def test_holes_are_given_back_once_a_process_has_grown(monkeypatch: pytest.Monke
     assert (process.given_back, process.size) == (1, process.floor)
 
 
-def test_memory_in_use_is_examined_once_per_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_in_use_is_examined_for_a_while_after_each_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     process = Process(monkeypatch)
     watch = HoleWatch(give_back=process.give_back)
     process.size = process.floor = 200 * GROWTH_BYTES_MIN
-    for _ in range(10):
+    for _ in range(2 * LOOKS_MAX):
         watch.look()
-    assert process.given_back == 1
+    assert process.given_back == 1 + LOOKS_MAX
     process.size = process.floor = 100 * GROWTH_BYTES_MIN  # it shrank without a call
     watch.look()
+    assert process.given_back == 1 + LOOKS_MAX
     process.size = 150 * GROWTH_BYTES_MIN
     watch.look()
-    assert process.given_back == 2
+    assert process.given_back == 2 + LOOKS_MAX
+
+
+def test_what_is_freed_after_a_growth_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's memory stays as it is when objects in it are freed, so that nothing shows it."""
+    process = Process(monkeypatch)
+    watch = HoleWatch(give_back=process.give_back)
+    process.size = process.floor = 200 * GROWTH_BYTES_MIN
+    watch.look()
+    assert process.size == 200 * GROWTH_BYTES_MIN
+    process.floor = 100 * GROWTH_BYTES_MIN  # freed, and not returned yet
+    watch.look()
+    assert process.size == 100 * GROWTH_BYTES_MIN
 
 
 def test_resident_memory_is_read_from_the_system() -> None:

@@ -429,8 +429,8 @@ class ResponseCache:
     """A cache of responses by all that they depend on, so that a cohort shares one response.
 
     Responses that are not used are evicted after some time; beyond ``entries_max`` and ``bytes_max`` the least recently
-    used ones are; large ones as soon as their view is replaced. The cache also keeps the resources of the last ``states_max`` SotW versions, as a
-    SotW client that reconnects reports only its version.
+    used ones are; large ones as soon as their view is replaced. The cache also keeps the resources of the last
+    ``states_max`` SotW versions, as a SotW client that reconnects reports only its version.
     """
 
     __slots__ = (
