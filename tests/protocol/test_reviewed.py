@@ -2,7 +2,7 @@
 
 import pytest
 from support.encoded import CDS, EDS, LDS, RDS, RTDS, SDS, cluster, endpoints, listener, resource, route, static
-from support.hubs import DELTA, SOTW, MakeWorld, World
+from support.hubs import DELTA, SOTW, Client, MakeWorld, World
 
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
@@ -371,3 +371,62 @@ def test_sotw_a_repeated_request_for_everything_beside_names_is_answered_with_ev
     client.subscribe(RTDS, "*", "a")
     client.ack_all()
     assert kinds(client.request(RTDS)) == ["RTDS a@1 b@1"]
+
+
+def swapping(world: World, variant: Variant, *, per_type: bool) -> Client:
+    """Return a client that has a route to ``a``, of whose swap to ``b``, with ``a`` removed, nothing is answered."""
+    world.publish(static("a"), static("c"), listener("l", routes="r"), route("r", 1, "a"), route("other", 1, "c"))
+    client = world.client(variant, per_type=per_type)
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r", "other"))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(static("b"), route("r", 2, "b"), remove=[static("a")])
+    return client
+
+
+def was_removed(client: Client, name: str) -> bool:
+    """Say whether a cluster was removed in an answered response."""
+    sent = [message for message in client.messages if message.type_url == CDS]
+    waiting = [message for queues in client.unanswered.values() for message in queues.get(CDS, [])]
+    answered = [message for message in sent if message not in waiting]
+    if client.variant is DELTA:
+        return any(name in message.removed for message in answered)
+    return all(each.name != name for each in answered[-1].resources)
+
+
+def answer_oldest(client: Client, type_url: str) -> None:
+    """ACK the oldest response of a type if one waits."""
+    if any(queues.get(type_url) for queues in client.unanswered.values()):
+        client.ack(type_url)
+
+
+@pytest.mark.parametrize("per_type", [False, True])
+@pytest.mark.parametrize("changes", ["clusters", "routes", "both"])
+def test_clusters_are_removed_also_where_changes_come_before_the_answers_to_those_before(
+    world: World, variant: Variant, changes: str, *, per_type: bool
+) -> None:
+    client = swapping(world, variant, per_type=per_type)
+    for version in range(2, 12):
+        changed = {"clusters": [static("c", version)], "routes": [route("other", version, "c")]}
+        world.publish(*changed.get(changes, sum(changed.values(), [])))
+        answer_oldest(client, CDS)
+        world.publish(*changed.get(changes, sum(changed.values(), [])))
+        answer_oldest(client, RDS)
+    assert was_removed(client, "a")
+
+
+def test_a_cluster_is_not_removed_while_the_response_that_replaces_its_route_is_unanswered(
+    world: World, variant: Variant
+) -> None:
+    """The client may reject it, and then goes on with the former route."""
+    client = swapping(world, variant, per_type=False)
+    client.ack(CDS)
+    for version in range(2, 12):
+        world.publish(static("c", version))
+        answer_oldest(client, CDS)
+    client.nack(RDS, "route r")
+    client.ack_all()
+    assert not was_removed(client, "a")
+    world.publish(route("r", 3, "b"))
+    client.ack_all()
+    assert was_removed(client, "a")

@@ -268,7 +268,7 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
                 sends = sends or has_more
             elif stage is not Stage.UNORDERED:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
-            breaks = breaks and stage is Stage.UNORDERED
+            breaks = breaks and stage is not Stage.CLUSTERS
         elif has_more:
             sends = True
         if state.heartbeat is not NO_HEARTBEAT:

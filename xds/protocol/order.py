@@ -8,8 +8,8 @@ against Envoy 1.40, docs/envoy-behaviour.md#make-before-break; docs/protocol.md#
 2. Switch: listeners, then routes, follow the snapshot whose clusters the client has ACKed (``acked_snapshot``), not the
    newest. Envoy ACKs clusters once they are warm. On per-type streams a cluster counts as
    warm once its endpoints are ACKed or, after a reconnect, once the client reports a version of them.
-3. Break: once listeners and routes are answered, clusters that no longer exist are removed, except for those that a
-   route or listener which the client may still use refers to.
+3. Break: clusters that no longer exist are removed once no listener or route that the client was sent or may still use
+   refers to them, in a response of their own, or with the next clusters.
 
 Only steps 2 and 3 wait. Step 2 waits for at most ``hold_timeout_s``. Step 3 waits for as long as the client does not
 answer, since an extra cluster costs nothing. Both waits are reported as overdue.
@@ -505,11 +505,26 @@ class Draft:
         """
         if not self.rules.ordering.enabled:
             return NO_HOLD
-        if not self.missing_clusters:
+        unused = self.missing_clusters
+        if state.overrides and self._may_break:
+            unused = unused.union(state.overrides)
+        if not unused:
             return HOLD_REMOVALS
         used = self._in_use()
-        dropped = EMPTY_SET if used is None else self.missing_clusters - used
+        dropped = EMPTY_SET if used is None else unused - used
         return Hold(removals=None, dropped=dropped | state.refused)
+
+    @property
+    def _may_break(self) -> bool:
+        """Say whether clusters that were held before may be removed with the next clusters.
+
+        Where changes come faster than answers, clusters always have something to send, and their removals would wait
+        for ever for the time without. Listeners and routes then wait for the answer, as they may follow no snapshot
+        that refers to what is removed.
+        """
+        if self.hold_removals_until and self.now < self.hold_removals_until:
+            return False
+        return not any(each.in_flight for each in self.clusters) and not self.has_pending_endpoints()
 
     def _recheck_endpoints(self) -> None:
         """Mark endpoints dirty whose removal waits for the removal of their clusters."""
@@ -579,8 +594,6 @@ class Draft:
         if not PHASES[self.phase].breaks:
             return None
         self.target()
-        if any(not other.idle for other in self.routing_types):
-            return None
         self.check_removals = False
         state, response, part = self._respond(state, self.newest, Hold(removals=self._in_use()))
         self.sent_snapshot = self.newest

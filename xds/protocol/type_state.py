@@ -300,13 +300,18 @@ class TypeState(NamedTuple):
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
         """Return the clusters that the resources which the client holds or drains refer to. O(held).
 
-        None if they are unknown: the client uses a resource that another server process sent.
+        What a response in flight replaces counts too: the client has it until it accepts that response.
+        None if they are unknown: the client uses a resource that another server process sent, or may use an older
+        version, of which it does not tell, of one that it asked for and has not accepted.
         """
-        used = clusters_used(unexpired_draining(self.draining, now))
-        if used is None:
+        used, unanswered = clusters_used(unexpired_draining(self.draining, now)), (*self.in_flight, *self.remaining)
+        if used is None or self.view is None or any(part.new for part in unanswered):
+            return None
+        if any(self.held(name) is None for name in self.required_names):
             return None
         found = set(used)
-        for resource in self.everything_held():
+        replaced = (resource for part in unanswered for resource in part.replaced)
+        for resource in (*self.everything_held(), *replaced):
             if resource.is_version_only:
                 return None
             found |= clusters_of(resource)
