@@ -361,7 +361,7 @@ class SimulatedLine:
         return True
 
     def _reach(self, request: Request) -> None:
-        if self.over or self.clock.now > self.cut_at:
+        if self.over or self.clock.now > self.cut_at or not self.server.up:
             return
         if self._is_held(self._reach, request) or self.server.is_asleep(self._reach, request):
             return

@@ -1,10 +1,12 @@
 """The store in etcd: several replicas, etcd unreachable, the local cache, a replaced log."""
 
 import asyncio
+import itertools
 import signal
 import uuid
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.etcd import Etcd, wait_known
@@ -16,7 +18,7 @@ from xds.store.cache import StateCache
 from xds.store.entries import Entry, Key
 from xds.store.errors import ConflictError, EpochChangedError, OutcomeUnknownError, UnavailableError
 from xds.store.etcd import EtcdStore
-from xds.store.etcd_client import EtcdClient, EtcdOptions
+from xds.store.etcd_client import AwayError, EtcdClient, EtcdOptions
 from xds.store.opening import StoreUrlError, check_url, etcd_parts
 
 CLUSTERS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -113,6 +115,33 @@ async def test_a_start_with_etcd_away_has_the_last_known_state(tmp_path: Path) -
         await other.append(entry(3))
         assert (await asyncio.wait_for(following, 20)).revision == 3
         await other.close()
+        await store.close()
+
+
+async def test_a_start_from_the_cache_reads_the_log_once_etcd_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch alone would deliver later entries, so that the store would not know the ids of those in the cache."""
+    cache = tmp_path / "cache"
+    async with Etcd() as etcd:
+        options = EtcdOptions(endpoints=etcd.endpoints)
+        store = await EtcdStore.open(options, "x", cache=StateCache(cache))
+        await store.append(entry(1))
+        await store.append(entry(2))
+        await store.close()
+        calls, ask = itertools.count(), EtcdClient.range
+
+        async def away_at_first(self: EtcdClient, *key: bytes, **options: int) -> Any:
+            if next(calls) == 0:
+                raise AwayError("etcd is away")
+            return await ask(self, *key, **options)
+
+        monkeypatch.setattr(EtcdClient, "range", away_at_first)
+        store = await EtcdStore.open(options, "x", cache=StateCache(cache))
+        assert store.away
+        await wait_until(lambda: store.away, equals="")
+        assert [each.revision for each in await store.summaries(0)] == [1, 2]
+        assert await store.append(entry(1)) == 1
         await store.close()
 
 

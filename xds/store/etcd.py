@@ -119,6 +119,7 @@ class EtcdStore(Store):
             except (UnavailableError, UnreadableError) as error:
                 if is_first and self._cache is not None and (cached := await asyncio.to_thread(self._cache.read)):
                     self.epoch, self._now = cached
+                    self._must_load = True  # a watch would deliver the later entries only
                     self._notifier.tell(self._now.revision)
                     self._note_away(error)
                     return
