@@ -431,3 +431,322 @@ def test_a_cluster_is_not_removed_while_the_response_that_replaces_its_route_is_
     world.publish(route("r", 3, "b"))
     client.ack_all()
     assert was_removed(client, "a")
+
+
+def test_a_good_cluster_of_a_rejected_response_that_is_gone_is_not_sent_once_more(world: World) -> None:
+    """The routes that use it follow, as the answer was overdue, so that its removal waits for them."""
+    world.publish(static("a"), route("r", 1, "a"), listener("l", routes="r"))
+    client = world.client()
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(static("bad"), static("c"), route("r", 2, "c"))
+    world.publish(static("bad", 2), route("r", 3, "bad"), remove=[static("a"), static("c")])
+    world.advance(41)
+    client.take()
+    said = client.nack(CDS, "bad: bad") + client.ack_all()
+    assert not [line for line in said if line.startswith("CDS") and "c@1" in line]
+
+
+def test_endpoints_that_two_rejected_clusters_shared_do_not_show_that_the_other_was_accepted(world: World) -> None:
+    """The client asks for them for ``good``, which was changed since, and lacks ``bad``."""
+    world.publish(static("a"), listener("l", 1, clusters="a"))
+    client = world.client(per_type=True)
+    for type_url in (CDS, LDS):
+        client.subscribe(type_url)
+        client.ack_all()
+    shared = (Reference(EDS, "e"),)
+    world.publish(
+        resource(CDS, "bad", 1, refers=shared), resource(CDS, "good", 1, refers=shared), endpoints("e"), endpoints("f")
+    )
+    client.nack(CDS, "bad: bad")
+    world.publish(resource(CDS, "good", 2, refers=(Reference(EDS, "f"),)))
+    client.ack(CDS)
+    for name in ("e", "f"):
+        client.subscribe(EDS, name)
+        client.ack_all()
+    world.publish(listener("l", 2, clusters="b"), remove=[static("a")])
+    client.ack_all()
+    world.publish(resource(RTDS, "x", 2))
+    client.nack(RTDS, "bad")
+    rejected_at = world.hub.revision
+    assert world.hub.acceptance("default", rejected_at) == (0, 0, 1)
+    world.publish(resource(RTDS, "x", 3))
+    assert world.hub.acceptance("default", world.hub.revision) == (0, 1, 0)
+    assert world.hub.acceptance("default", rejected_at) == (0, 0, 1)
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision) == (0, 1, 0)  # the removal is still held
+    world.advance(700)
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision) == (1, 0, 0)
+
+
+def test_a_rejected_resource_that_goes_demands_nothing_more(world: World, variant: Variant) -> None:
+    """On SotW its removal is not sent."""
+    world.publish(resource(RTDS, "x"), resource(RTDS, "y"))
+    client = world.client(variant)
+    client.subscribe(RTDS, "x", "y")
+    client.ack_all()
+    world.publish(resource(RTDS, "x", 2))
+    client.nack(RTDS, "bad")
+    world.publish(remove=[resource(RTDS, "x", 2)])
+    client.ack_all()
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
+def test_a_rejected_response_without_a_name_is_no_rejected_change(world: World, variant: Variant) -> None:
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.nack(CDS)
+    world.publish(static("a"))
+    client.ack_all()
+    assert world.hub.debts() == {"default": {NO_DEBT: 1}}
+
+
+def test_a_listener_that_follows_its_clusters_is_owed_from_the_first_request_on(world: World, variant: Variant) -> None:
+    """The first request is answered with the listener of before, as clusters of the change are not answered."""
+    world.publish(static("a"), listener("l", clusters="a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("b"), listener("l", 2, clusters="b"))
+    client.take()
+    client.subscribe(LDS)
+    client.ack(LDS)
+    assert kinds(client.ack(CDS)) == ["LDS l@2"]
+    assert world.hub.acceptance("default", world.hub.revision).pending == 1
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision).accepted == 1
+
+
+def test_a_second_collection_is_owed_until_it_is_answered(world: World) -> None:
+    first, second = (f"xdstp://authority/envoy.config.cluster.v3.Cluster/{part}" for part in "ab")
+    world.publish(static(f"{first}/x"), static(f"{second}/x"))
+    client = world.client()
+    client.subscribe(CDS, f"{first}/*")
+    client.ack_all()
+    client.subscribe(CDS, f"{second}/*")
+    assert world.hub.acceptance("default", world.hub.revision).pending == 1
+    client.ack_all()
+    assert world.hub.acceptance("default", world.hub.revision).accepted == 1
+
+
+def test_a_sotw_version_says_what_a_client_lacks_that_it_rejected(make_world: MakeWorld) -> None:
+    """Another server process, which knows nothing of the rejection, takes a version at its word."""
+    world, other = make_world(), make_world()
+    world.publish(route("x", 1), route("y", 1))
+    client = world.client(SOTW)
+    client.subscribe(RDS, "x", "y")
+    client.ack_all()
+    world.publish(route("x", 2))
+    client.nack(RDS, "x is bad")
+    world.publish(route("y", 2))
+    client.ack_all()
+    other.publish(route("x", 2), route("y", 2))
+    again = other.client(SOTW)
+    assert kinds(again.subscribe(RDS, "x", "y", have=client.last(RDS).version)) == ["RDS x@2 y@2"]
+
+
+def test_a_sotw_version_says_what_a_response_really_has(world: World) -> None:
+    """A cluster whose update was rejected, and which is gone, is kept as it worked."""
+    world.publish(static("a"), static("z"), listener("l", clusters="a"))
+    client = world.client(SOTW)
+    client.subscribe(CDS)
+    client.subscribe(LDS)
+    client.ack_all()
+    world.publish(static("a", 2))
+    client.nack(CDS, "a is bad")
+    world.publish(static("y"), remove=[static("a")])
+    kept = client.take()
+    assert kinds(kept) == ["CDS a@1 y@1 z@1"]
+    client.ack_all()
+    client.close()
+    world.publish(static("a", 2))
+    again = world.client(SOTW, connection="another")
+    assert kinds(again.subscribe(CDS, have=client.last(CDS).version)) == ["CDS a@2 y@1 z@1"]
+
+
+def test_a_renewal_before_the_last_part_does_not_say_that_all_is_there(make_world: MakeWorld) -> None:
+    world = make_world(encoding=Encoding(response_bytes_max=130))
+    world.publish(resource(RTDS, "a", 1, ttl_s=3), resource(RTDS, "b"), resource(RTDS, "d"))
+    client = world.client(SOTW)
+    client.subscribe(RTDS, "a", "b", "d")
+    world.advance(2)
+    client.close()
+    again = world.client(SOTW, connection="another")
+    again.subscribe(RTDS, "a", "b", "d", have=client.messages[-1].version)
+    assert {name for line in kinds(again.ack_all()) for name in ("b", "d") if f"{name}@1" in line} == {"b", "d"}
+
+
+def test_what_was_rejected_and_then_mended_is_renewed(world: World, variant: Variant) -> None:
+    world.publish(resource(CDS, "c", 1, ttl_s=6))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(resource(CDS, "c", 2, ttl_s=6))
+    client.nack(CDS, "c is bad")
+    world.publish(resource(CDS, "c", 3, ttl_s=6))
+    client.ack_all()
+    client.messages.clear()
+    world.advance(3)
+    assert client.messages
+
+
+def test_without_ordering_a_client_that_does_not_answer_is_given_up_on_too(make_world: MakeWorld) -> None:
+    world = make_world(ordering=Ordering(enabled=False))
+    world.publish(listener("l"))
+    client = world.client()
+    client.subscribe(LDS)
+    world.publish(listener("l", 2))
+    world.advance(30)
+    assert kinds(client.take())[-1:] == ["LDS l@2"]
+
+
+def test_a_group_that_goes_and_comes_back_is_followed(make_world: MakeWorld) -> None:
+    """The nodes are moved one after the other; some have left the group by then, and some have not."""
+    world = make_world(groups=GroupTable(names=("g",)))
+    world.publish(static("x"), static("y"), group="g")
+    world.publish(static("other"))
+    clients = [world.client(node=f"n{number}", cluster="g", connection=f"c{number}") for number in range(2)]
+    for client in clients:
+        client.subscribe(CDS)
+        client.ack_all()
+    world.hub.publish(world.catalog.apply(Changeset(groups=GroupTable(), gone=("g",))), regroup=False)
+    world.hub.regroup_some(1)
+    world.pump()
+    back = Changeset(upserts={"g": (static("x", 2),)}, groups=GroupTable(names=("g",)))
+    world.hub.publish(world.catalog.apply(back), regroup=False)
+    assert world.hub.reached_revision < world.hub.revision
+    while world.hub.regroup_some(10):
+        pass
+    world.pump()
+    for client in clients:
+        client.ack_all()
+        world.advance(30)
+        client.ack_all()
+        assert client.held[CDS] == {"x": "2"}
+    assert world.hub.reached_revision == world.hub.revision
+
+
+def test_sotw_a_repeated_request_for_everything_beside_names_is_answered_with_everything(world: World) -> None:
+    world.publish(resource(RTDS, "a"), resource(RTDS, "b"))
+    client = world.client(SOTW)
+    client.subscribe(RTDS, "*", "a")
+    client.ack_all()
+    assert kinds(client.request(RTDS)) == ["RTDS a@1 b@1"]
+
+
+def swapping(world: World, variant: Variant, *, per_type: bool) -> Client:
+    """Return a client that has a route to ``a``, of whose swap to ``b``, with ``a`` removed, nothing is answered."""
+    world.publish(static("a"), static("c"), listener("l", routes="r"), route("r", 1, "a"), route("other", 1, "c"))
+    client = world.client(variant, per_type=per_type)
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r", "other"))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(static("b"), route("r", 2, "b"), remove=[static("a")])
+    return client
+
+
+def was_removed(client: Client, name: str) -> bool:
+    """Say whether a cluster was removed in an answered response."""
+    sent = [message for message in client.messages if message.type_url == CDS]
+    waiting = [message for queues in client.unanswered.values() for message in queues.get(CDS, [])]
+    answered = [message for message in sent if message not in waiting]
+    if client.variant is DELTA:
+        return any(name in message.removed for message in answered)
+    return all(each.name != name for each in answered[-1].resources)
+
+
+def answer_oldest(client: Client, type_url: str) -> None:
+    """ACK the oldest response of a type if one waits."""
+    if any(queues.get(type_url) for queues in client.unanswered.values()):
+        client.ack(type_url)
+
+
+@pytest.mark.parametrize("per_type", [False, True])
+@pytest.mark.parametrize("changes", ["clusters", "routes", "both"])
+def test_clusters_are_removed_also_where_changes_come_before_the_answers_to_those_before(
+    world: World, variant: Variant, changes: str, *, per_type: bool
+) -> None:
+    client = swapping(world, variant, per_type=per_type)
+    for version in range(2, 12):
+        changed = [static("c", version)] if changes != "routes" else []
+        changed += [route("other", version, "c")] if changes != "clusters" else []
+        world.publish(*changed)
+        answer_oldest(client, CDS)
+        world.publish(*changed)
+        answer_oldest(client, RDS)
+    assert was_removed(client, "a")
+
+
+def test_a_cluster_is_not_removed_while_the_response_that_replaces_its_route_is_unanswered(
+    world: World, variant: Variant
+) -> None:
+    """The client may reject it, and then goes on with the former route."""
+    client = swapping(world, variant, per_type=False)
+    client.ack(CDS)
+    for version in range(2, 12):
+        world.publish(static("c", version))
+        answer_oldest(client, CDS)
+    client.nack(RDS, "route r")
+    client.ack_all()
+    assert not was_removed(client, "a")
+    world.publish(route("r", 3, "b"))
+    client.ack_all()
+    assert was_removed(client, "a")
+
+
+def test_a_good_cluster_of_a_rejected_response_that_is_gone_is_not_sent_once_more(world: World) -> None:
+    """The routes that use it follow, as the answer was overdue, so that its removal waits for them."""
+    world.publish(static("a"), route("r", 1, "a"), listener("l", routes="r"))
+    client = world.client()
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(static("bad"), static("c"), route("r", 2, "c"))
+    world.publish(static("bad", 2), route("r", 3, "bad"), remove=[static("a"), static("c")])
+    world.advance(41)
+    client.take()
+    said = client.nack(CDS, "bad: bad") + client.ack_all()
+    assert not [line for line in said if line.startswith("CDS") and "c@1" in line]
+
+
+def test_endpoints_that_two_rejected_clusters_shared_do_not_show_that_the_other_was_accepted(world: World) -> None:
+    """The client asks for them for ``good``, which was changed since, and lacks ``bad``."""
+    world.publish(static("a"), listener("l", 1, clusters="a"))
+    client = world.client(per_type=True)
+    for type_url in (CDS, LDS):
+        client.subscribe(type_url)
+        client.ack_all()
+    shared = (Reference(EDS, "e"),)
+    world.publish(
+        resource(CDS, "bad", 1, refers=shared), resource(CDS, "good", 1, refers=shared), endpoints("e"), endpoints("f")
+    )
+    client.subscribe(EDS, "e")
+    client.nack(CDS, "bad: bad")
+    world.publish(resource(CDS, "good", 2, refers=(Reference(EDS, "f"),)))
+    client.ack_all()
+    client.subscribe(EDS, "f")
+    client.ack_all()
+    world.publish(listener("l", 2, clusters="bad"))
+    world.advance(21)
+    assert client.ack_all() == []
+
+
+def test_a_route_on_its_way_that_is_subscribed_again_keeps_its_cluster(world: World) -> None:
+    """It does not exist any more, so that nothing answers; a draining listener may use it."""
+    world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client()
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(route("r", 2, "b"))  # on its way
+    client.request(RDS, unsubscribe=["r"])
+    world.publish(remove=[route("r", 2), static("a"), static("b"), listener("l")])
+    client.request(RDS, subscribe=["r"])
+    client.ack_all()
+    assert not was_removed(client, "b")
+    client.request(RDS, unsubscribe=["r"])
+    world.advance(601)  # the listener has drained
+    client.ack_all()
+    assert was_removed(client, "b")

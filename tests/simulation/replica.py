@@ -51,6 +51,10 @@ class Replica:
         self._incarnation = 0
         self._fed_at: dict[int, float] = {}
 
+    def was_frozen(self, within_s: float) -> bool:
+        """Say whether the process was frozen within the last seconds."""
+        return self.process is not None and self.process.frozen_until > self.world.now - within_s
+
     @property
     def up(self) -> bool:
         """Whether it takes writes."""

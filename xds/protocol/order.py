@@ -476,11 +476,7 @@ class Draft:
             # The answer is overdue: the next clusters are sent, and routes follow those that were sent before.
             self.acked_snapshot = self.sent_snapshot
         before = state.overrides
-        if state.required_names and not state.is_trusted:
-            # Rejected clusters that were to be sent once more and that are gone by now.
-            view, rejected = self.newest.view(state.type_url), state.nacked_names.names
-            gone = [name for name in rejected if view.get(name) is None and state.held(name) is not None]
-            state = self.put(state.without_required(gone))
+        state = self._without_gone(state)
         hold = self._hold_clusters(state)
         state, response, part = self._respond(state, self.newest, hold)
         self.sent_snapshot = self.newest
@@ -496,6 +492,14 @@ class Draft:
         self._recheck_endpoints()
         self.happened(OrderEvent.UNCHANGED if part is None else OrderEvent.SENT, state, part, response)
         return part
+
+    def _without_gone(self, state: TypeState) -> TypeState:
+        """Require no rejected clusters that were to be sent once more and that are gone by now."""
+        if not state.required_names or state.is_trusted:
+            return state
+        view, rejected = self.newest.view(state.type_url), state.nacked_names.names
+        gone = [name for name in rejected if view.get(name) is None and state.held(name) is not None]
+        return self.put(state.without_required(gone))
 
     def _hold_clusters(self, state: TypeState) -> Hold:
         """Hold the removal of clusters, except for rejected ones that the client sends no requests to.
@@ -595,7 +599,9 @@ class Draft:
             return None
         self.target()
         self.check_removals = False
-        state, response, part = self._respond(state, self.newest, Hold(removals=self._in_use()))
+        state, response, part = self._respond(
+            self._without_gone(state), self.newest, Hold(removals=self._in_use())
+        )
         self.sent_snapshot = self.newest
         self._recheck_endpoints()
         if part is not None:
@@ -668,7 +674,9 @@ class Draft:
         asking = self._endpoints
         if not self._requests_missing(asking):
             return
-        present, signs = pending.accepted_clusters(clusters, self.missing_clusters, asking, self.requested_before)
+        present, signs = pending.accepted_clusters(
+            clusters, self.missing_clusters, asking, self.requested_before, self.rejected_clusters
+        )
         self._set_missing(self.missing_clusters - present)
         if self.per_type:
             self.pending_endpoints, late = pending.requested(self.pending_endpoints, asking, signs, self._hold_until())

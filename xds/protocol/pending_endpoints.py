@@ -138,18 +138,21 @@ def accepted_clusters(
     missing_clusters: frozenset[str],
     asking: Iterable[TypeState],
     requested_before: frozenset[str],
+    rejected_clusters: Iterable[Map[str, frozenset[str]]],
 ) -> tuple[set[str], frozenset[str]]:
     """Return the clusters of a rejected response that the client accepted, and the endpoints that show it.
 
     A client that requests endpoints which only such a cluster uses has accepted that cluster, unless it requested them
-    before it received the cluster.
+    before it received the cluster. ``rejected_clusters`` has the endpoints that rejected responses had, with the
+    clusters that used them then: they may have changed since.
     """
     held = [resource for state in clusters for resource in state.everything_held()]
     others = endpoints_of(resource for resource in held if resource.name not in missing_clusters)
     doubtful = [resource for resource in held if resource.name in missing_clusters]
     subscribed = {name for state in asking for name in state.subscription.names}
     signs = frozenset(subscribed & endpoints_of(doubtful) - others - requested_before)
-    sure = signs & endpoints_of_one(doubtful)
+    shared = {name for used in rejected_clusters for name in signs.intersection(used) if len(used[name]) > 1}
+    sure = (signs & endpoints_of_one(doubtful)) - shared
     return {resource.name for resource in doubtful if endpoints_of([resource]) & sure}, signs
 
 

@@ -300,7 +300,8 @@ class TypeState(NamedTuple):
     def clusters_in_use(self, now: float) -> frozenset[str] | None:
         """Return the clusters that the resources which the client holds or drains refer to. O(held).
 
-        What a response in flight replaces counts too: the client has it until it accepts that response.
+        What a response in flight has and replaces counts too: the client has the latter until it accepts the response,
+        and may subscribe again to what it has unsubscribed from.
         None if they are unknown: the client uses a resource that another server process sent, or may use an older
         version, of which it does not tell, of one that it asked for and has not accepted.
         """
@@ -310,8 +311,8 @@ class TypeState(NamedTuple):
         if any(self.held(name) is None for name in self.required_names):
             return None
         found = set(used)
-        replaced = (resource for part in unanswered for resource in part.replaced)
-        for resource in (*self.everything_held(), *replaced):
+        under_way = (resource for part in unanswered for resource in (*part.upserts, *part.replaced))
+        for resource in (*self.everything_held(), *under_way):
             if resource.is_version_only:
                 return None
             found |= clusters_of(resource)
@@ -373,7 +374,13 @@ class TypeState(NamedTuple):
         if self.view is not None:
             lacking = unsent.get(self.subscription, subscription, self.view)
             overrides = lacking.update(overrides) if overrides else lacking
-        return self._replace(overrides=overrides, **changes)  # type: ignore[arg-type]
+        state = self._replace(overrides=overrides, **changes)  # type: ignore[arg-type]
+        if not self.in_flight or self.kind.stage is not Stage.ROUTES:
+            return state
+        # Of a route that is subscribed again, the client takes what is still on its way to it, and may then use it.
+        names = subscription.names - self.subscription.names
+        coming = [each for part in self.in_flight for each in part.upserts if each.name in names]
+        return state.add_draining(add_all_draining(NOTHING_DRAINS, coming, NEVER)) if coming else state
 
     def _wants_still(self, subscription: Subscription, name: str) -> bool:
         if subscription.wants(name):
