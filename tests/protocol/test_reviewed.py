@@ -750,3 +750,21 @@ def test_a_route_on_its_way_that_is_subscribed_again_keeps_its_cluster(world: Wo
     world.advance(601)  # the listener has drained
     client.ack_all()
     assert was_removed(client, "b")
+
+
+def test_a_route_that_followed_older_clusters_owes_nothing_once_the_newest_have_the_same(
+    world: World, variant: Variant
+) -> None:
+    """Else its node would count as pending for ever, though all is accepted."""
+    world.publish(static("a"), listener("l", routes="r"))
+    client = world.client(variant)
+    for type_url in (CDS, LDS):
+        client.subscribe(type_url)
+        client.ack_all()
+    world.publish(static("b"))
+    world.publish(static("b", 2), route("r", 1, "a"))
+    client.ack(CDS)
+    world.publish(static("b", 3))
+    client.subscribe(RDS, "r")  # the clusters that are answered are those before the route
+    client.ack_all()
+    assert {stream.session.client_state.debt for stream in world.hub.streams if stream.session} == {NO_DEBT}

@@ -1,7 +1,7 @@
 """Changes through the publisher: answers, stored entries, served state, and other writers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import pytest
@@ -20,8 +20,9 @@ from xds.publishing.edits import UnknownGroupError
 from xds.publishing.publisher import Publisher
 from xds.publishing.whole import change_of_directory
 from xds.schema.ingest import ingest
-from xds.store.entries import Entry, Key
+from xds.store.entries import Entry, Key, Stored
 from xds.store.errors import (
+    CompactedError,
     ConflictError,
     IdReusedError,
     OutcomeUnknownError,
@@ -264,6 +265,30 @@ async def test_no_secrets_are_looked_for_where_another_writer_is_first(
     store.fail = [error]
     assert (await one.publisher.publish(setting(cluster("a")))).revision == 1
     assert (store.fail, looked_for) == ([], [])
+
+
+class Compacted(MemoryStore):
+    """Another replica compacted what the watch is to tell, and this store has not read the log anew yet."""
+
+    left = 3
+
+    async def watch(self, after: int) -> AsyncIterator[Stored]:
+        if after and self.left:
+            self.left -= 1
+            raise CompactedError(after, after + 2)
+        async for stored in super().watch(after):
+            yield stored
+
+
+async def test_a_state_that_is_served_already_is_not_served_again(replica) -> None:
+    store = Compacted()
+    await (await replica(store)).publisher.publish(setting(cluster("a")))
+    one = await replica(store)
+    await wait_until(lambda: store.left, equals=0)
+    await one.publisher.publish(setting(cluster("b")))
+    revisions = [revision for revision, _ in one.served]
+    assert revisions == sorted(set(revisions))
+    assert one.names().keys() == {"a", "b"}
 
 
 class Slow(MemoryStore):

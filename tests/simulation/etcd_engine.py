@@ -261,7 +261,7 @@ class Channel:
         try:
             answer = engine.answer(method, request)
         except aio.AioRpcError as error:
-            answer = error
+            answer = error.with_traceback(None)  # which would hold the run
         if not engine.loses():
             until, late_s = engine.late.get(self.process.name, (0.0, 0.0))
             engine.clock.later(engine.delay_s() + late_s * (engine.clock.now < until), self._back, call, answer)

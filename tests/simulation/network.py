@@ -164,12 +164,15 @@ class Server:
 
     def status_problems(self) -> list[str]:
         """Return the clients that, by their status, have not accepted all resources."""
+        keepers = {line.envoy.node_id for line in self.lines.values() if line.envoy.keeps_listeners}
         found = [
             f"the server takes {summary.node.id} to be {[summary.state.value]}: {_unsettled(summary)}"
             for summary in nodes_page(self.hub.streams, NodesQuery(), self.now).nodes
-            if summary.state is not NodeState.ACCEPTED
+            if summary.state is not NodeState.ACCEPTED and summary.node.id not in keepers
         ]
         for status in node_statuses(self.hub.streams, self.now):
+            if status.node.id in keepers:
+                continue
             for of_type in status.types:
                 about = f"hub: {status.node.id} {short(of_type.type_url)}"
                 if of_type.waited_s is not None:
@@ -365,7 +368,7 @@ class SimulatedLine:
             return
         if self._is_held(self._reach, request) or self.server.is_asleep(self._reach, request):
             return
-        self._unheard.remove(request)
+        request = self._unheard.pop(0)  # what waits for one thing and then for another would be overtaken
         self._say("   reaches the hub: %s", lambda: f"{short(request.type_url)} {spell(request)}")
         self.server.receive(self, request)
 

@@ -235,6 +235,7 @@ class StoreWorld(World):
     def _move(self, node: str, group: str, chance: Random) -> None:
         self.say("-- %s moves from %s to %s", node, self.groups[node], group)
         self.groups = {**self.groups, node: group}
+        self._note_move(node)
         self._submit_rules(chance)
 
     def _submit_rules(self, chance: Random) -> None:

@@ -207,7 +207,13 @@ class World:
     def _move(self, node: str, group: str, chance: Random) -> None:
         self.say("-- %s moves from %s to %s", node, self.groups[node], group)
         self.groups = {**self.groups, node: group}
+        self._note_move(node)
         self._spread({}, chance)
+
+    def _note_move(self, node: str) -> None:
+        for envoy in self.envoys.values():
+            if envoy.node_id == node:
+                envoy.moved_at = self.now
 
     def _spread(self, states: Mapping[str, Mapping[Key, Content]], chance: Random) -> None:
         """Let each server apply a change with its own delay, in the order of changes."""
@@ -269,6 +275,7 @@ class World:
             line.envoy is envoy for other in self.servers for line in other.lines.values()
         )
         envoy.warming_at_return = {name for name, cluster in envoy.clusters.items() if cluster.warming}
+        envoy.keeps_listeners = envoy.keeps_listeners or bool(envoy.warming_listeners)
         self._connect(envoy)
 
     def _change_server(self, envoy: Envoy, before: Server, server: Server) -> None:

@@ -599,9 +599,7 @@ class Draft:
             return None
         self.target()
         self.check_removals = False
-        state, response, part = self._respond(
-            self._without_gone(state), self.newest, Hold(removals=self._in_use())
-        )
+        state, response, part = self._respond(self._without_gone(state), self.newest, Hold(removals=self._in_use()))
         self.sent_snapshot = self.newest
         self._recheck_endpoints()
         if part is not None:
@@ -878,7 +876,9 @@ class Draft:
         if self.acked_snapshot is None:
             return
         for state in self.routing_types:
-            if not state.dirty and state.view is not self.acked_snapshot.view(state.type_url):
+            # What is owed may be nothing new: then the view is the same, and the client is up to date with it.
+            is_behind = state.view is not self.acked_snapshot.view(state.type_url) or bool(state.owed_unsent)
+            if is_behind and not state.dirty:
                 self.put(state._replace(dirty=True))
 
 

@@ -277,6 +277,8 @@ class Publisher:
                 self.stale_because = ""
         except CompactedError:
             state = await self.store.state()
+            if state.revision <= self.revision:
+                return False  # the store is about to read what it missed
             log.warning(
                 "changes were missed that are no longer kept; all of the store is served",
                 was=self.revision,
