@@ -156,7 +156,7 @@ class Envoy:
         self.unsure_keys: set[Key] = set()
         """Names that it holds in another version than it reports, without the server being able to know."""
         self.untold: set[str] = set()
-        """Listeners in use that the next server is not told of, as a newer version is warming."""
+        """Listeners in use that the next server is not told of: a newer one is warming, or they came with bad ones."""
         self.warming_at_return: set[str] = set()
         self.keeps_listeners = False
         """It returned with listeners that were warming. It does not report them, so that nobody removes them, and it
@@ -273,9 +273,9 @@ class Envoy:
             return not content.names(CDS) and content.names(RDS) <= reported
 
         self.draining = [(content, until) for content, until in self.draining if is_told(content)]
-        self.untold |= {
-            name for name in self.warming_listeners.keys() & self.listeners if not is_told(self.listeners[name])
-        }
+        unreported = self.listeners.keys() - {name for each in self._of(LDS) for name in each.reported}
+        hidden = (self.warming_listeners.keys() & self.listeners) | unreported
+        self.untold |= {name for name in hidden if not is_told(self.listeners[name])}
 
     def stall(self, seconds: float) -> None:
         """Pause for a time."""

@@ -24,8 +24,8 @@ class Known:
 
 KNOWN: tuple[Known, ...] = (
     Known(
-        "a node that returns elsewhere, unnoticed or with nothing, and asks for no clusters, is sent listeners",
-        r"LDS \S+ uses .*, which are not there",
+        "a node that returns elsewhere, unnoticed or with nothing, and asks for no clusters, is sent its routes",
+        r"[LR]DS \S+ uses .*, which are not there",
         lambda envoy: envoy.delta and bool(envoy.warming_at_return),
     ),
     Known(
