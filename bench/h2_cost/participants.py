@@ -192,6 +192,7 @@ class Participant:
             clock=time.monotonic,
             call_at=cast("Any", None),
             call_soon=cast("Any", None),
+            turns=cast("Any", None),
         )
 
     def connected(self) -> tuple[Any, Wire]:

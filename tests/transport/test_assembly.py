@@ -13,7 +13,7 @@ from xds.embed import ControlPlane
 from xds.model.types import SECRET
 from xds.serving import streams
 from xds.transport import native
-from xds.transport.assembly import ASIDE_FACTOR, EMPTIED_BYTES_MIN, SLOW_S, Assembly
+from xds.transport.assembly import ASIDE_FACTOR, EMPTIED_BYTES_MIN, LIGHT_BYTES_MAX, SLOW_S, Assembly
 from xds.transport.http2.stream import Http2Stream
 
 MIB = 1024 * 1024
@@ -24,7 +24,7 @@ class Granted:
 
     def __init__(self) -> None:
         self.connection, self.local_closed, self.granted, self.bytes = self, False, False, 0
-        self.arrived = 0
+        self.arrived, self.is_whole = 0, False
         self.ended = ""
         self.limits: list[str] = []
 
@@ -134,6 +134,24 @@ def test_who_is_slow_keeps_its_room_for_a_while_where_nobody_waits():
     expire(assembly, [only], 31)
     assert (only.ended, assembly.used) == ("a message of which too little arrived within 30 s", 0)
     assert only.limits == ["assembly"]
+
+
+def test_a_message_that_waits_for_its_turn_keeps_its_room():
+    assembly = Assembly(bytes_max=2 * MIB)
+    (first, second) = waiting_streams(assembly, 2, MIB)
+    first.is_whole = True
+    for tick in range(1, 100):
+        expire(assembly, [first], tick)
+    assert (first.ended, second.bytes) == ("", 0)
+    assembly.release(cast("Http2Stream", first))
+    assert second.bytes == MIB
+
+
+def test_a_message_of_some_hundred_kilobytes_does_not_wait_for_those_of_megabytes():
+    assembly = Assembly(bytes_max=8 * MIB)
+    assert [each.bytes for each in waiting_streams(assembly, 3, 3 * MIB)] == [3 * MIB, 0, 0]
+    (light,) = waiting_streams(assembly, 1, LIGHT_BYTES_MAX)
+    assert light.bytes == LIGHT_BYTES_MAX
 
 
 async def test_memory_is_given_back_once_large_requests_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 A reconnecting sidecar reports everything it has, which may be megabytes, and after a restart all sidecars reconnect at
 once. Each stream may send as much as its window allows; credit for more is granted in order of asking, as room becomes
-free. Half of the room is reserved for messages of up to ``SMALL_BYTES_MAX``, so that a few very large ones do not delay
-the others. A stream that does not use the room that it was granted, while others wait, no longer holds it: its grant is
+free. Half of the room is reserved for messages of up to ``SMALL_BYTES_MAX``, and an eighth for those of up to
+``LIGHT_BYTES_MAX``, so that large ones do not delay the others. A message has its room until it is handled. A stream
+that does not use the room that it was granted, while others wait, no longer holds it: its grant is
 set aside. It keeps it, since a sidecar may be busy for seconds with what it was sent. It is ended if more grants than
 ``ASIDE_FACTOR`` times the room would be set aside, or if its message has not arrived after ``STALLED_S``.
 """
@@ -16,6 +17,7 @@ from xds.transport.http2.stream import Http2Stream
 
 ASSEMBLY_BYTES_MAX = 64 * 1024 * 1024
 SMALL_BYTES_MAX = 4 * 1024 * 1024
+LIGHT_BYTES_MAX = 512 * 1024
 STALLED_S = 30
 PACE_BYTES_PER_S = 64 * 1024
 SLOW_S = 3
@@ -42,7 +44,7 @@ class _Grant:
 
 @dataclass(slots=True)
 class _Room:
-    """One half of the room: which streams have some of it, and which wait."""
+    """A share of the room: which streams have some of it, and which wait."""
 
     bytes_max: int
     used: int = 0
@@ -66,6 +68,8 @@ class _Room:
     def expire(self, tick: int) -> None:
         """Set aside the grants of streams that do not use them, or end the streams."""
         for stream, grant in list(self.granted.items()):
+            if stream.is_whole:
+                continue  # it waits for its turn
             came, grant.arrived = stream.arrived - grant.arrived, stream.arrived
             grant.slow_s = grant.slow_s + 1 if came < PACE_BYTES_PER_S else 0
             slow = bool(self.waiting) and grant.slow_s >= SLOW_S and not grant.is_aside
@@ -100,23 +104,25 @@ class Assembly:
     the last call: some clients send even small messages in two frames.
     """
 
-    __slots__ = ("_large", "_on_empty", "_returned", "_small")
+    __slots__ = ("_on_empty", "_returned", "_rooms")
 
     def __init__(self, *, bytes_max: int = ASSEMBLY_BYTES_MAX, on_empty: Callable[[], None] = lambda: None) -> None:
         self._on_empty = on_empty
         self._returned = 0
-        self._small, self._large = _Room(bytes_max // 2), _Room(bytes_max // 2)
+        half, eighth = bytes_max // 2, bytes_max // 8
+        self._rooms = {LIGHT_BYTES_MAX: _Room(eighth), SMALL_BYTES_MAX: _Room(half), 0: _Room(half - eighth)}
+        """By the maximum of a message in it; 0: any."""
 
     def ask(self, stream: Http2Stream, more: int, tick: int) -> None:
         """Grant the stream credit for ``more`` bytes, now or when there is room."""
         stream.granted = True  # asked for once
-        room = self._small if more <= SMALL_BYTES_MAX else self._large
+        room = next(room for most, room in self._rooms.items() if more <= most or not most)
         room.waiting.append((stream, more))
         room.share_out(tick)
 
     def release(self, stream: Http2Stream) -> None:
         """Release the room of a message that has arrived, or never will."""
-        released = self._small.release(stream) + self._large.release(stream)
+        released = sum([room.release(stream) for room in self._rooms.values()])
         self._returned += released
         if released and not self.used and self._returned >= EMPTIED_BYTES_MIN:
             self._returned = 0
@@ -124,10 +130,10 @@ class Assembly:
 
     def expire(self, tick: int) -> None:
         """Set aside the grants of streams that do not use them, or end the streams."""
-        self._small.expire(tick)
-        self._large.expire(tick)
+        for room in self._rooms.values():
+            room.expire(tick)
 
     @property
     def used(self) -> int:
         """The bytes granted at present."""
-        return sum(room.used + room.aside for room in (self._small, self._large))
+        return sum(room.used + room.aside for room in self._rooms.values())

@@ -37,6 +37,13 @@ SLICE = 32
 A slice lasts as long as the loop worked on other things since the slice before, so that a change takes at most twice as
 long whatever else clients ask of the server.
 """
+RECENT_S = 1.0
+"""Changes go out regularly if the last one was so long ago."""
+PAUSE, PAUSE_WHILE_SPREADING = 1, 3
+"""How long large requests pause after one while changes go out regularly, and while one is on its way to streams.
+
+The unit is the time that the request took: they take at most half of the event loop's time, and a quarter.
+"""
 REGROUPED_AT_ONCE = 8
 REGROUPING_S = 0.002
 """Seconds of work per turn of the event loop, after a change of the rules, to find the new groups of open streams."""
@@ -129,6 +136,7 @@ class Dispatcher:
         self._sliced_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._changed_at = float("-inf")
         self._aging = self._loop.call_later(AGING_S, self._age)
 
     def _age(self) -> None:
@@ -232,8 +240,15 @@ class Dispatcher:
 
     def publish(self, applied: Applied) -> None:
         """Bring every affected stream up to date."""
+        self._changed_at = self._loop.time()
         self.hub.publish(applied, regroup=False)
         self._share_out()
+
+    def pause_after(self, took_s: float) -> float:
+        """Return how long others are to have the event loop after a large request that took so many seconds."""
+        if self._backlog:
+            return PAUSE_WHILE_SPREADING * took_s
+        return PAUSE * took_s if self._loop.time() - self._changed_at < RECENT_S else 0.0
 
     @property
     def sinks(self) -> list[Sink]:

@@ -26,6 +26,7 @@ from xds.transport.tls import TlsFiles
 from xds.transport.tls_failures import OnTlsFailure, ignore_failure
 from xds.transport.token_calls import TokenCalls
 from xds.transport.tokens import Tokens
+from xds.transport.turns import Turns
 from xds.transport.waiting import WAITING_BYTES_MAX, WaitingMessages
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class NativeTransport:
             connections_max=options.connections_max,
             call_at=loop.call_at,
             call_soon=loop.call_soon,
+            turns=Turns(loop, self._services.dispatcher.pause_after),
             ping_interval_min_s=options.ping_interval_min_s,
             anonymous=options.anonymous,
             on_tls_failure=self._on_tls_failure,
@@ -210,7 +212,7 @@ class NativeTransport:
         if connection.dead or (connection.draining and not connection.streams):
             self._end_closing(connection)
             return
-        silent_s = shared.tick - connection.heard
+        silent_s = 0 if connection.waits else shared.tick - connection.heard  # it is not read while it waits
         if not connection.greeted:
             if shared.tick - connection.since > options.handshake_s:
                 self._hits.add("handshake_timeout")
@@ -235,7 +237,7 @@ class NativeTransport:
     def _note_streams(self, connection: NativeConnection) -> None:
         assert self._shared is not None
         connection.busy = self._shared.tick
-        if not connection.asked:
+        if not connection.asked and not connection.waits:
             connection.asked = any(cast("Call", stream).has_asked for stream in connection.streams.values())
             connection.unasked_s += 1
 

@@ -38,6 +38,7 @@ from xds.transport.tls_failures import (
     ignore_failure,
     peer_text,
 )
+from xds.transport.turns import Turns
 
 if TYPE_CHECKING:
     from xds.transport.client_certificates import ClientCertificate
@@ -67,6 +68,8 @@ class SharedByConnections:
     clock: Callable[[], float]
     call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle]
     call_soon: Callable[[Callable[[], None]], asyncio.Handle]
+    turns: Turns
+    """The connections with a large message that has arrived."""
     ping_interval_min_s: float = 0.0
     tick: int = 0
     connections: dict["NativeConnection", None] = field(default_factory=dict)
@@ -136,6 +139,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         "_pings",
         "_resting",
         "_transport",
+        "_turn_of",
         "asked",
         "busy",
         "heard",
@@ -156,6 +160,7 @@ class NativeConnection(Connection, asyncio.Protocol):
         self.shared = shared
         self.services = shared.services
         self._resting = False
+        self._turn_of: Http2Stream | None = None
         self.since = self.heard = self.busy = shared.tick
         self.pinged = False
         self.asked = False
@@ -232,11 +237,32 @@ class NativeConnection(Connection, asyncio.Protocol):
             self._corked = None
 
     def on_rest(self) -> None:
+        self._stop_reading()
+        self.shared.rest(self)
+
+    def _stop_reading(self) -> None:
         # Nothing more is read meanwhile: otherwise a client could make this process buffer all that it sends.
         if not self._resting and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
         self._resting = True
-        self.shared.rest(self)
+
+    def await_turn(self, stream: Http2Stream) -> None:
+        self._stop_reading()
+        self.waits, self._turn_of = True, stream
+        self.shared.turns.add(self, stream.wanted)
+
+    def take_turn(self) -> None:
+        """Handle the large message that has waited, then more of the received bytes."""
+        stream, self._turn_of = self._turn_of, None
+        if stream is not None and self._transport is not None:
+            self.heard = self.shared.tick
+            self._corked = []
+            try:
+                self.take_waiting(stream)
+            finally:
+                self._flush_corked()
+                self._corked = None
+            self.go_on()
 
     def go_on(self) -> None:
         """Process more of the received bytes, and resume reading once they are used up."""

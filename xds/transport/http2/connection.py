@@ -119,9 +119,39 @@ class Connection(Allowance):
             self.chore()
         if flags & h2.END_STREAM:
             self._remote_end(stream)
-        elif 2 * stream.credit < self.limits.stream_window and not stream.wanted and not stream.over:
-            self.write(h2.window_update(stream_id, self.limits.stream_window - stream.credit))
+        elif 2 * stream.credit < self.limits.stream_window:
+            self._refill(stream)
+
+    def _refill(self, stream: Http2Stream) -> None:
+        """Let the client send a whole window again, unless credit is granted by the message."""
+        if not stream.wanted and not stream.over:
+            self.write(h2.window_update(stream.id, self.limits.stream_window - stream.credit))
             stream.credit = self.limits.stream_window
+
+    def await_turn(self, stream: Http2Stream) -> None:
+        """Called when a stream's large message has arrived; set ``waits``, and call ``take_waiting`` in its turn."""
+        stream.take_turn()
+
+    def take_waiting(self, stream: Http2Stream) -> None:
+        """Handle the large message of a stream, in its turn."""
+        self.waits = False
+        try:
+            self._take_waiting(stream)
+        except StreamFault as fault:
+            self.on_limit(fault.limit)
+            self.fail_stream(fault.stream_id, fault.code)
+        except ConnectionFault as fault:
+            self.on_limit(fault.limit)
+            self.fail(fault.code, fault.text)
+
+    def _take_waiting(self, stream: Http2Stream) -> None:
+        if stream.local_closed:
+            return
+        stream.take_turn()
+        if stream.remote_closed:
+            self._end_remote(stream)
+        elif 2 * stream.credit < self.limits.stream_window:
+            self._refill(stream)
 
     def takes_whole(self, stream_id: int, size: int) -> Http2Stream | None:
         """Return the stream if a DATA frame of ``size`` bytes with one whole message only needs ``on_message``."""
@@ -166,6 +196,10 @@ class Connection(Allowance):
         if stream.length_left:
             raise StreamFault(stream.id, h2.PROTOCOL_ERROR, "less data than content-length says")
         stream.remote_closed = True
+        if not self.waits:
+            self._end_remote(stream)
+
+    def _end_remote(self, stream: Http2Stream) -> None:
         if stream.local_closed:
             self._forget(stream)
         elif stream.partial:

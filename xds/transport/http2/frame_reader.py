@@ -19,16 +19,19 @@ class ConnectionStage(IntEnum):
 
 
 class FrameReader:
-    """The receiving half of a connection. ``dead``: the connection has ended; bytes that still arrive are ignored."""
+    """The receiving half of a connection. ``dead``: the connection has ended; bytes that still arrive are ignored.
 
-    __slots__ = ("_buffer", "dead", "stage")
+    ``waits``: a large message waits for its turn, and no frame is handled before.
+    """
+
+    __slots__ = ("_buffer", "dead", "stage", "waits")
     frames_at_once = 1 << 30
     """Frames handled before ``on_rest``; lower in a subclass that serves many connections."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self.stage = ConnectionStage.PREFACE
-        self.dead = False
+        self.dead = self.waits = False
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Handle a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
@@ -80,7 +83,7 @@ class FrameReader:
             self.stage, at = ConnectionStage.SETTINGS, len(h2.PREFACE)
             self.on_preface()
         left = self.frames_at_once
-        while end - at >= h2.HEADER_BYTES:
+        while end - at >= h2.HEADER_BYTES and not self.waits:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > h2.FRAME_BYTES_MAX:
                 raise ConnectionFault(h2.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
@@ -97,7 +100,7 @@ class FrameReader:
                 return
             at = stop
             left -= 1
-            if not left and end > at:
+            if not left and end > at and not self.waits:
                 self._buffer = data[at:]
                 self.on_rest()
                 return

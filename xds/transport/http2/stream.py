@@ -21,6 +21,8 @@ from xds.transport.http2.frames import (
 from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.partial import Partial
 
+LARGE_BYTES = 32 * 1024
+"""Minimum size of the messages that wait for their turn: a smaller one takes at most a millisecond or two."""
 UNIMPLEMENTED, INTERNAL, RESOURCE_EXHAUSTED = 12, 13, 8
 
 
@@ -55,6 +57,9 @@ class StreamConnection(Protocol):
 
     def on_assembled(self, stream: "Http2Stream") -> None:
         """Note that a message that credit was granted for has arrived, or never will."""
+
+    def await_turn(self, stream: "Http2Stream") -> None:
+        """Call the stream's ``take_turn`` soon. Nothing more of the connection is read before."""
 
     def reset(self, stream_id: int, code: int) -> None:
         """Reset a stream."""
@@ -143,10 +148,22 @@ class Http2Stream:
             self.partial = Partial(data)
         else:
             self.partial.add(data)
-        if self.partial.size == self.wanted:
-            self._take_last(self.partial)
-        elif self.partial.size >= self.wanted:
-            self._take_all(self.partial)
+        if self.partial.size >= self.wanted:
+            if self.wanted >= LARGE_BYTES:
+                self.connection.await_turn(self)
+            else:
+                self._take_whole(self.partial)
+
+    def take_turn(self) -> None:
+        """Pass on the large message that has waited for its turn."""
+        if self.partial is not None and not self.over:
+            self._take_whole(self.partial)
+
+    def _take_whole(self, partial: Partial) -> None:
+        if partial.size == self.wanted:
+            self._take_last(partial)
+        else:
+            self._take_all(partial)
 
     def count(self, size: int) -> None:
         """Raise StreamFault if the client sends more than its ``content-length``."""
@@ -213,6 +230,11 @@ class Http2Stream:
     def arrived(self) -> int:
         """The bytes received of an incomplete message."""
         return self.partial.size if self.partial is not None else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the message has arrived, and waits for its turn."""
+        return 0 < self.wanted <= self.arrived
 
     # --- Sending ---------------------------------------------------------------------------------------------------
 
