@@ -241,6 +241,8 @@ class ApiSettings(_Section):
     """PEM file of the CAs of client certificates: needed by gRPC, optional over REST (access.identities_file)."""
     push_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Streams that push endpoints at once; further ones are refused with UNAVAILABLE."""
+    watches_max: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Watches of changes and waits for convergence that a caller may have open; further ones are refused as busy."""
     pending_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Changes that may wait to be stored; further ones wait before they are taken in."""
     connection_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 256

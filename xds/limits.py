@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 METERED = (
     *("streams", "waiting", "wait", "memory", "memory_changes"),
     *("connections_xds", "connections_admin", "requests_admin", "push_streams", "sign_ins", "pending_changes"),
-    *("intake", "body", "body_timeout", "message_timeout", "headers_timeout", "unread_timeout"),
+    *("watches", "intake", "body", "body_timeout", "message_timeout", "headers_timeout", "unread_timeout"),
     *("handshake_timeout", "idle_timeout", "keepalive_timeout", "ping_interval", "age"),
     *("message", "headers", "connection_streams", "chores", "unread_answers", "assembly", "waiting_bytes", "replies"),
     *("node", "subscriptions", "names", "types", "hold_timeout", "nacked_nodes", "draining_nodes"),

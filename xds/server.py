@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -48,7 +49,6 @@ from xds.store.keys import KeysError
 from xds.store.opening import open_store
 from xds.store.sealed import SealedStore
 from xds.telemetry.errors import TracesMissingError
-from xds.telemetry.server_measures import ServerMeasures
 from xds.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ log = structlog.get_logger("xds")
 T = TypeVar("T")
 WATCH_RETRY_MIN_S = 0.5
 WATCH_RETRY_MAX_S = 30.0
+SWITCH_S = 0.0005
+"""How long a thread may keep the event loop waiting each time. A push takes a dozen such turns, of 5 ms by default."""
 REFUSED_RETRY_S = 1.0
 REFUSED_RETRY_SHARE = 10
 """A directory that was refused beside what others pushed is tried again after each push, but only after a second, and
@@ -178,7 +180,7 @@ async def _record_before_api(control_plane: App, records: "_DirectoryRecords") -
     """Record what the directory changed in a start that ended before there was an audit log. Raises AccessFileError."""
     if not records.waits:
         return
-    admission = await asyncio.to_thread(_admission, control_plane.settings, control_plane.measured)
+    admission = await asyncio.to_thread(_admission, control_plane)
     records.begin(admission)
     await admission.finish()
 
@@ -200,11 +202,12 @@ async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi", stack: 
 
 
 def _prepare_process(settings: Settings) -> None:
-    """Set up memory and core dumps, for this process and for those that it starts."""
+    """Set up memory and core dumps, for this process and for those that it starts; and the turns of its threads."""
     if not settings.core_dumps:
         forbid_core_dumps()
     return_large_blocks()
     hold_collection()
+    sys.setswitchinterval(SWITCH_S)
 
 
 def _tell_ready(
@@ -329,7 +332,7 @@ def _push_api(
         on_rejected=control_plane.note_rejected,
         notices=control_plane.notices(),
     )
-    admission = _measured(_admission(control_plane.settings, control_plane.measured))
+    admission = _measured(_admission(control_plane))
     intake_bytes_max = max(settings.intake_bytes_max, settings.body_bytes_max)
     intake = Intake(intake_bytes_max, on_empty=return_holes, hits=control_plane.hits)
     api = GrpcApi(
@@ -391,13 +394,16 @@ def _grpc_limits(settings: Settings) -> "GrpcLimits":
     )
 
 
-def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
+def _admission(control_plane: App) -> "Admission":
     """Return who decides about callers. Raises AccessFileError."""
     from xds.access.audit import AuditLog
     from xds.access.authenticator import Authenticator
     from xds.access.certificates import CertificateNames
     from xds.api.admission import Admission
+    from xds.api.watches import Watches
 
+    settings, measured = control_plane.settings, control_plane.measured
+    watches = Watches(settings.api.watches_max, control_plane.hits)
     access, files = settings.access, api_tls_files(settings)
     authenticator = Authenticator(
         settings.api.token_file,
@@ -408,11 +414,11 @@ def _admission(settings: Settings, measured: ServerMeasures) -> "Admission":
     )
     records_all = access.audit_file is not None
     if not access.audit:
-        return Admission(authenticator, measured=measured)
+        return Admission(authenticator, measured=measured, watches=watches)
     audit = AuditLog(settings.audit_path, bytes_max=access.audit_bytes_max, files_max=access.audit_files_max)
     if records_all or authenticator.is_needed:
         audit.open()
-    return Admission(authenticator, audit, records_all=records_all, measured=measured)
+    return Admission(authenticator, audit, records_all=records_all, measured=measured, watches=watches)
 
 
 def _measured(admission: "Admission") -> "Admission":

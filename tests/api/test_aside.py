@@ -9,12 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from support import resources as r
-from support.waiting import turns
+from support.waiting import turns, wait_until
 
-from xds.api import answers, bodies
+from xds.api import answers, bodies, rest
 from xds.api.admission import Admission
+from xds.api.json_answer import JsonAnswer
 from xds.api.rest import rest_api
-from xds.api.run_in_thread import LARGE_BYTES, run_in_thread
+from xds.api.run_in_thread import AT_ONCE_MAX, CALLER, HUGE_BYTES, LARGE_BYTES, run_in_thread
+from xds.model.types import CLUSTER
 
 MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
 
@@ -81,3 +83,77 @@ async def test_the_event_loop_goes_on_while_a_large_body_is_read_and_a_large_ans
         answer = await api.get("/v1/groups/default/diff", params={"from": 1})
         assert len(answer.json()["differences"]) == len(MANY)
         assert turns.take_between_first_and_last() > 0
+
+
+class Held:
+    """Work on threads that goes on until it is let go; ``began`` names its callers in the order of their turns."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self._end = threading.Event()
+
+    def start(self, caller: str, size_bytes: int = LARGE_BYTES + 1) -> "asyncio.Task[None]":
+        def work() -> None:
+            self.began.append(caller)
+            self._end.wait(10)
+
+        async def call() -> None:
+            CALLER.set(caller)
+            await run_in_thread(size_bytes, work)
+
+        return asyncio.create_task(call())
+
+    def let_go(self) -> None:
+        self._end.set()
+
+
+async def test_one_work_of_a_caller_runs_at_a_time_and_another_caller_has_its_turn_between() -> None:
+    held = Held()
+    calls = [held.start("many") for _ in range(20)]
+    await wait_until(lambda: held.began == ["many"])
+    calls.append(held.start("other"))
+    await wait_until(lambda: held.began == ["many", "other"])
+    calls[1].cancel()  # it waits for its turn, and loses it
+    calls += [held.start("third"), held.start("many", HUGE_BYTES + 1)]
+    await wait_until(lambda: held.began == ["many", "other", "many"])  # the huge one has turns of its own
+    held.let_go()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert held.began.count("third") == 1
+    assert held.began.index("third") < 6
+    assert held.began.count("many") == 20
+
+
+async def test_work_whose_call_was_cancelled_keeps_its_turn_until_it_ends() -> None:
+    held = Held()
+    calls = [held.start(str(number)) for number in range(AT_ONCE_MAX)]
+    await wait_until(lambda: len(held.began) == AT_ONCE_MAX)
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    last = held.start("last")
+    await turns(20)
+    assert "last" not in held.began
+    held.let_go()
+    await last
+    assert held.began[-1] == "last"
+
+
+async def test_long_lists_of_problems_and_of_changed_resources_are_written_on_a_thread(
+    serving_api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    class Answer(JsonAnswer):
+        def render(self, content: Any) -> bytes:
+            written.append(threading.get_ident())
+            return super().render(content)
+
+    monkeypatch.setattr(rest, "JsonAnswer", Answer)
+    served = await serving_api()
+    transport = httpx.ASGITransport(app=rest_api(served.operations, Admission(), body_bytes_max=10_000_000))
+    bad = [{"@type": CLUSTER, "name": f"bad-{number}", "connect_timeout": number} for number in range(500)]
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as api:
+        for content, status in (({"upsert": bad}, 422), ({"upsert": MANY}, 200), ({"upsert": bad[:1]}, 422)):
+            answer = await api.post("/v1/groups/default/changesets", json=content)
+            assert answer.status_code == status
+    assert [each == threading.get_ident() for each in written] == [False, False, True]

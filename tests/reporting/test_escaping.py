@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xds.reporting import escaping
 from xds.reporting.escaping import HIDDEN, bounded, json_text, visible, visible_lines, yaml_text
 
 EVERY = list(map(chr, range(sys.maxunicode + 1)))
@@ -49,6 +50,11 @@ def test_what_is_visible_is_one_line_without_anything_hidden(text: str) -> None:
     assert not HIDDEN.search(visible_lines(text).replace("\n", ""))
     if not HIDDEN.search(text):
         assert visible(text) == text
+
+
+def test_json_that_is_ascii_is_not_searched_for_other_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(escaping, "_HIDDEN_BUT_LINE_FEED", None)
+    assert json_text(["a\x7f\x1b\n"]) == '["a\\u007f\\u001b\\n"]'
 
 
 @given(values, st.sampled_from([None, 1, 2]), st.booleans())

@@ -312,6 +312,19 @@ async def many_streams_of_pushes(server: XdsServer) -> None:
                 await (await second(r.assignment("a", 2)))
 
 
+async def many_watches(server: XdsServer) -> None:
+    """One watch is as many as there may be: a second one is refused, and so is a wait for convergence."""
+    from xds.client import Client, ClientError
+
+    async with Client(f"127.0.0.1:{server.api_port}", patience_s=0.1) as client:
+        first = client.watch(0)
+        await anext(first)
+        for another in (client.watch(0), client.converge(1)):
+            with pytest.raises(ClientError, match=r"api\.watches_max"):
+                await anext(another)
+        await first.aclose()
+
+
 async def late_question(server: XdsServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.api_port}") as channel:
         call = channel.stream_unary("/xds_control_plane.api.v1.Snapshots/WhoAmI")()
@@ -333,6 +346,7 @@ API: dict[str, Callable[[XdsServer], Awaitable[None]]] = {
     "requests_admin": many_connections_and_requests,
     "connections_admin": many_connections_and_requests,
     "push_streams": many_streams_of_pushes,
+    "watches": many_watches,
 }
 """The limits of the push API and of the admin port."""
 
@@ -347,6 +361,7 @@ async def test_the_limits_of_the_push_api_and_of_the_admin_port_are_counted_when
         "connections.unread_timeout_s": 0.5,
         "connections.admin_max": 32,
         "api.push_streams_max": 1,
+        "api.watches_max": 1,
         "transport.kind": "native",
         "transport.workers": 0,
     }

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xds.model.problem import ChangesetRejectedError
+from xds.sources import json_reader
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import YamlLimits, read_yaml
 
@@ -81,6 +82,33 @@ def test_any_path_has_its_line_with_surrogates_and_without() -> None:
     assert [document.line_of(path) for path in paths] == [2, 7, 5, 3]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": ' + "9" * 5_000 + "}", '{"a": ' + "[" * 200_000, '{"a": NaN}', '{"a": "\\ud800"}', '{"a": 1e400}'],
+)
+def test_what_no_document_may_have_is_refused_without_reading_the_text_a_second_time(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_reader, "_as_json", None)
+    assert len(refused(text)) == 1
+
+
+def test_the_line_of_a_top_level_key_is_known_without_reading_the_text_a_second_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(json_reader, "_as_yaml", None)
+    document = read_json(b'\n{"a":\n {"b": 1},\n"c":\n"d"}', file="f.json", limits=LIMITS)
+    assert [document.line_of(path) for path in ((), ("a",), ("c",), ("x",), ("a", "x"))] == [2, 2, 4, 2, 2]
+
+
+def test_only_the_value_that_a_path_leads_into_is_read_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = json_reader._as_yaml
+    monkeypatch.setattr(json_reader, "_as_yaml", lambda text, *given: seen.append(text) or real(text, *given))
+    document = read_json(b'{"a": "long",\n"b":\n{"c": 1,\n"d": 2}}', file="f.json", limits=LIMITS)
+    assert (document.line_of(("b", "d")), seen) == (4, ['{"c": 1,\n"d": 2}'])
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.text('aé\t\\"/:,😀'),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcé"), inner, max_size=4),
@@ -97,6 +125,8 @@ def test_json_and_yaml_readers_agree(value: Any, indent: int | None, escaped: bo
         document = read_json(text.encode(), file="f", limits=LIMITS)
         for key, part in value.items():
             assert document.line_of((key,)) == as_yaml.line_of((key,))
+            for inner in part if isinstance(part, dict) else ():
+                assert document.line_of((key, inner)) == as_yaml.line_of((key, inner))
             for index in range(len(part) if isinstance(part, list) else 0):
                 assert document.item_line(key, index) == as_yaml.item_line(key, index)
 

@@ -15,6 +15,8 @@ from xds.access.audit import DONE, FORBIDDEN, REJECTED, TEXT_CHARACTERS_MAX, UNA
 from xds.access.authenticator import Authenticator
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.access.rights import CHANGING, Caller, Right
+from xds.api.run_in_thread import CALLER
+from xds.api.watches import Watches
 from xds.process.background import Background
 from xds.publishing.changes import DIRECTORY, Published
 from xds.reporting.merged_log import MergedLog
@@ -97,7 +99,9 @@ class Admission:
         *,
         records_all: bool = False,
         measured: ServerMeasures | None = None,
+        watches: Watches | None = None,
     ) -> None:
+        self.watches = watches or Watches()
         self.measured = measured or ServerMeasures()
         """Where calls and refusals are counted."""
         self._authenticator = authenticator or Authenticator()
@@ -162,7 +166,9 @@ class Admission:
         given = request_id[:REQUEST_ID_CHARACTERS_MAX]
         named = given if given.isascii() and given.isprintable() else ""
         made = named or (secrets.token_hex(8) if self._audit is not None else "")
-        return Call(what, caller, peer, made, authorization, certificates)
+        call = Call(what, caller, peer, made, authorization, certificates)
+        CALLER.set(call.source)
+        return call
 
     def must_change(self, call: Call) -> None:
         """Raise ForbiddenError if the caller of a call that changes something may change nothing."""

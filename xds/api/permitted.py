@@ -303,14 +303,18 @@ class Permitted:
         return revision if summaries and self._seen_change(summaries[0]) is not None else None
 
     async def must_be_kept(self, after: int) -> None:
-        """Raise CompactedError or NotYetError if a watch can't begin after that revision."""
+        """Raise CompactedError or NotYetError if a watch can't begin after that revision, or BusyError."""
         self._must_have_any(READ)
+        self._admission.watches.must_have_room(self._call.source)
         await self._operations.must_be_kept(after)
 
     async def watch(self, after: int, *, secrets: bool = False) -> AsyncIterator[Stored]:
-        """Yield every change of the caller's groups after a revision; ends with UnauthenticatedError."""
+        """Yield every change of the caller's groups after a revision; ends with UnauthenticatedError.
+
+        Raises BusyError if the caller has as many watches as may be.
+        """
         self._must_have_any(SECRETS if secrets else READ)
-        with self._admission.lapse_of(self._call) as lapse:
+        with self._admission.watches.place(self._call.source), self._admission.lapse_of(self._call) as lapse:
             async for stored in until_lapsed(self._operations.watch(after), lapse):
                 if (seen := self._seen_entry(stored)) is not None:
                     if secrets:
@@ -387,14 +391,16 @@ class Permitted:
     async def converge(self, goal: Goal, timeout_s: float) -> AsyncIterator[Convergence]:
         """Yield how many nodes have accepted a revision; see ``Operations.converge``.
 
-        Ends with UnauthenticatedError once the credentials of the caller have lapsed.
+        Ends with UnauthenticatedError once the credentials of the caller have lapsed, or with BusyError if the caller
+        has as many watches as may be.
         """
         if goal.group is not None:
             self._must_read(goal.group)
         else:
             self._must_have_any(READ)
         sees = None if self._sees_all else self._sees
-        with self._discreet(), self._admission.lapse_of(self._call) as lapse:
+        place = self._admission.watches.place(self._call.source)
+        with place, self._discreet(), self._admission.lapse_of(self._call) as lapse:
             async for found in until_lapsed(self._operations.converge(goal, timeout_s, sees), lapse):
                 yield found if self._sees_all else _naming_missing(found)
 

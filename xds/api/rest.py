@@ -51,6 +51,7 @@ from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tracing import Tracing, WithTraces
 from xds.limits import LimitHits
+from xds.model.problem import ChangesetRejectedError
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
 from xds.model.xdstp import canonical
@@ -90,6 +91,8 @@ Of = Literal["connected", "known"]
 HUNG_UP = 499
 """nginx's status for a client that has disconnected: nobody reads it, but an answer needs a status."""
 EVENT_STREAM = "text/event-stream"
+ITEM_BYTES = 150
+"""Bytes that a problem, or a resource that a change concerned, takes in an answer."""
 
 
 def rest_api(
@@ -157,15 +160,18 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     async def expected(request: Request, error: Exception) -> Response:
-        answer = error_answer(error)
         _note_call(request)
         request.scope[TOLD].why = str(error)
-        status = answer.http
-        if isinstance(error, TooSlowError | BodyTooLargeError):  # the rest of the body is not read
-            return JsonAnswer(answer.body, status, {"connection": "close"})
-        if isinstance(error, ConflictError) and "if-match" in request.headers:
-            status = 412
-        return JsonAnswer(answer.body, status)
+        # The rest of the body is not read.
+        headers = {"connection": "close"} if isinstance(error, TooSlowError | BodyTooLargeError) else {}
+        status = 412 if isinstance(error, ConflictError) and "if-match" in request.headers else None
+
+        def made() -> Response:
+            answer = error_answer(error)
+            return JsonAnswer(answer.body, status or answer.http, headers)
+
+        problems = len(error.problems) if isinstance(error, ChangesetRejectedError) else 0
+        return await run_in_thread(problems * ITEM_BYTES, made)
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -308,16 +314,22 @@ def _note_call(request: Request) -> str:
     return told.call
 
 
-def _made(operations: Permitted, published: Published) -> Response:
-    return _told(operations, published_json(published))
+async def _made(operations: Permitted, published: Published) -> Response:
+    size_bytes = sum(ITEM_BYTES + len(key.name) for key in (*published.changed, *published.unchanged))
+    headers = _told_headers(operations, published.revision)
+    return await run_in_thread(size_bytes, lambda: JsonAnswer(published_json(published), headers=headers))
 
 
 def _told(operations: Permitted, content: Any, revision: int | None = None) -> Response:
     revision = content.get("revision") if revision is None and isinstance(content, dict) else revision
+    return JsonAnswer(content, headers=_told_headers(operations, revision))
+
+
+def _told_headers(operations: Permitted, revision: int | None) -> dict[str, str]:
     headers = {"x-xds-epoch": header_value(operations.epoch)} | ({} if revision is None else _etag(revision))
     if operations.stale_because:
         headers["x-xds-stale"] = "true"
-    return JsonAnswer(content, headers=headers)
+    return headers
 
 
 class _Rest:
@@ -346,7 +358,7 @@ class _Rest:
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
-            return _made(operations, await operations.publish(asks.of(change), version=version))
+            return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.post("/v1/changesets", **BODIES["changesets"])
         async def apply_changesets(request: Request, asks: Asks) -> Response:
@@ -355,7 +367,7 @@ class _Rest:
             data, media_type = await self._body(request), _media_type(request)
             known = frozenset(operations.group_names)
             change, version = await run_in_thread(len(data), lambda: bodies.groups_change(data, media_type, known))
-            return _made(operations, await operations.publish(asks.of(change), version=version))
+            return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
         async def replace_snapshot(group: str, request: Request, asks: Asks) -> Response:
@@ -364,7 +376,7 @@ class _Rest:
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
             change, version = await run_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
-            return _made(operations, await operations.publish(asks.of(change), version=version))
+            return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
         async def put_resource(
@@ -377,7 +389,7 @@ class _Rest:
             data, written = await self._body(request), request.headers.get("content-type", "")
             resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
             change = Change(upserts={group: (resource,)}, creates_groups=not existing_groups_only)
-            return _made(operations, await operations.publish(asks.of(change)))
+            return await _made(operations, await operations.publish(asks.of(change)))
 
         @app.delete("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def delete_resource(request: Request, asks: Asks) -> Response:
@@ -385,7 +397,7 @@ class _Rest:
             operations = self._permit(request)
             _, group, _, word, name = _five(_within(request))
             change = Change(removals={group: ((bodies.known_type(word), canonical(name)),)})
-            return _made(operations, await operations.publish(asks.of(change)))
+            return await _made(operations, await operations.publish(asks.of(change)))
 
         @app.post("/v1/groups/{group}/rollback", **BODIES["rollback"])
         async def roll_back(group: str, request: Request, asks: Asks) -> Response:
@@ -395,7 +407,7 @@ class _Rest:
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.RollbackBody, document)
             like = asks.of(bodies.about(body))
-            return _made(operations, await operations.rollback(group, body.to, like))
+            return await _made(operations, await operations.rollback(group, body.to, like))
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -572,7 +584,7 @@ class _Rest:
             operations = self._permit(request)
             document = bodies.document_of(await self._body(request), _media_type(request))
             rules = rules_of(document, operations.group_names)
-            return _made(operations, await operations.edit_rules(rules, asks.of(Change())))
+            return await _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.patch("/v1/groups", **BODIES["rules_update"])
         async def update_rules(request: Request, asks: Asks) -> Response:
@@ -580,7 +592,7 @@ class _Rest:
             operations = self._permit(request)
             document = bodies.document_of(await self._body(request), _media_type(request))
             rules = rules_update_of(document, operations.group_names)
-            return _made(operations, await operations.edit_rules(rules, asks.of(Change())))
+            return await _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.get("/v1/groups/{group}")
         async def read_group(group: str, request: Request) -> Response:
@@ -596,13 +608,13 @@ class _Rest:
             document = bodies.document_of(await self._body(request), _media_type(request))
             body = bodies.read_body(bodies.GroupBody, document)
             like = asks.of(bodies.about(body))
-            return _made(operations, await operations.put_group(group, body.extends, like))
+            return await _made(operations, await operations.put_group(group, body.extends, like))
 
         @app.delete("/v1/groups/{group}")
         async def delete_group(group: str, request: Request, asks: Asks) -> Response:
             """Remove a group and all it has."""
             operations = self._permit(request)
-            return _made(operations, await operations.delete_group(_within(request)[1], asks.of(Change())))
+            return await _made(operations, await operations.delete_group(_within(request)[1], asks.of(Change())))
 
     # --- Nodes -------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ _TOKEN = re.compile(
     r"(?P<space>[ \t\r\n]+)"
     r"""|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"
+    r"|[0-9.:+\-\]}]+"
     r"""|[^"']""",
     re.DOTALL,
 )
@@ -37,6 +38,10 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 class _NotJsonError(Exception):
     """A problem at an offset: ``args`` are what, hint, offset."""
+
+
+class _CantHoldError(_NotJsonError):
+    """A value that is written as JSON and that no document may have: what Envoy's liberties allow is no help."""
 
 
 class _DuplicateKeyError(Exception):
@@ -67,6 +72,8 @@ def read_json(text: bytes, *, file: str, limits: YamlLimits) -> "JsonDocument":
 def _parsed(text: str, file: str, limits: YamlLimits) -> "JsonDocument":
     try:
         return JsonDocument(text, file, limits)
+    except _CantHoldError:
+        raise
     except _NotJsonError:
         if (rewritten := _as_json(text)) == text:
             raise
@@ -103,12 +110,14 @@ def _quoted(token: str) -> str:
 class JsonDocument:
     """A parsed JSON file. See ``xds.sources.yaml_reader.Document``."""
 
-    __slots__ = ("_decoder", "_file", "_limits", "_lines", "_offsets", "_text", "value")
+    __slots__ = ("_decoder", "_file", "_keys", "_limits", "_lines", "_offsets", "_text", "value")
 
     def __init__(self, text: str, file: str, limits: YamlLimits) -> None:
         self._text, self._file, self._limits = text, file, limits
         self._offsets: dict[str, list[int]] = {}
         self._lines: dict[str, list[int]] = {}
+        self._keys: dict[str, tuple[int, int]] = {}
+        """The offsets of each top-level key and of its value."""
         self._decoder = json.JSONDecoder(
             strict=False,
             object_pairs_hook=_unique,
@@ -121,7 +130,7 @@ class JsonDocument:
     @property
     def line(self) -> int:
         """The line on which the value starts."""
-        return self._text.count("\n", 0, self._skip(0)) + 1
+        return self._line_at(self._skip(0))
 
     def is_anchored(self, key: str) -> bool:
         """Return whether the value of a top-level key has an anchor, which JSON doesn't have."""
@@ -139,18 +148,33 @@ class JsonDocument:
             path = ("", *path)
         match path:
             case (str(key), int(index), *rest) if index < len(self._offsets.get(key, ())):
-                start = self._offsets[key][index]
-                end: int = self._decoder.raw_decode(self._text, start)[1]
-                first = self.item_line(key, index)
-                try:
-                    return first + _as_yaml(self._text[start:end], self._file, self._limits).line_of(tuple(rest)) - 1
-                except ChangesetRejectedError:
-                    return first
+                return self._line_within(self._offsets[key][index], self.item_line(key, index), tuple(rest))
+            case (str(key), *rest) if key in self._keys:
+                at, start = self._keys[key]
+                within = self.value[key]
+                if not (rest and isinstance(within, dict) and rest[0] in within):
+                    return self._line_at(at)
+                return self._line_within(start, self._line_at(start), tuple(rest))
+            case () | (str(), *_) if isinstance(self.value, dict):
+                return self.line
         try:
             whole = path[1:] if isinstance(self.value, list) else path
             return _as_yaml(self._text, self._file, self._limits).line_of(whole)
         except ChangesetRejectedError:
             return 1
+
+    def _line_at(self, offset: int) -> int:
+        return self._text.count("\n", 0, offset) + 1
+
+    def _line_within(self, start: int, first: int, path: PathKeys) -> int:
+        """Return the line of a path within the value that starts at an offset, on the line ``first``."""
+        if not path:
+            return first
+        end: int = self._decoder.raw_decode(self._text, start)[1]
+        try:
+            return first + _as_yaml(self._text[start:end], self._file, self._limits).line_of(path) - 1
+        except ChangesetRejectedError:
+            return first
 
     def _document(self) -> Any:
         at = self._skip(0)
@@ -175,10 +199,12 @@ class JsonDocument:
                 at = self._expect(",", at)
             if not self._text.startswith('"', at):
                 raise _NotJsonError("not valid JSON: a key in double quotes expected", "", at)
+            start = at
             key, at = self._value(at)
             at = self._expect(":", self._skip(at))
             if key in out:
                 raise _DuplicateKeyError(key)
+            self._keys[key] = start, at
             if self._text.startswith("[", at):
                 out[key], at = self._list(key, at)
             else:
@@ -207,7 +233,7 @@ class JsonDocument:
         except RecursionError:
             raise self._too_deep(at) from None
         except ValueError as error:
-            raise _NotJsonError(f"not valid JSON: {error}", "", at) from None
+            raise _CantHoldError(f"not valid JSON: {error}", "", at) from None
         surrogates = _SURROGATE.search(self._text, at, end) is not None
         if surrogates or isinstance(value, dict | list):
             self._check(value, at, surrogates=surrogates)
@@ -221,13 +247,13 @@ class JsonDocument:
                 texts = parts + [key for box in level if isinstance(box, dict) for key in box]
                 if not all(_encodable(text) for text in texts if isinstance(text, str)):
                     what = "text with half of a surrogate pair (\\ud800 to \\udfff)"
-                    raise _NotJsonError(what, "write both halves", at)
+                    raise _CantHoldError(what, "write both halves", at)
             if not (level := [part for part in parts if isinstance(part, dict | list)]):
                 return
         raise self._too_deep(at)
 
-    def _too_deep(self, at: int) -> _NotJsonError:
-        return _NotJsonError(
+    def _too_deep(self, at: int) -> _CantHoldError:
+        return _CantHoldError(
             f"nested deeper than {self._limits.depth_max} levels", "Envoy's API needs no such depth", at
         )
 
