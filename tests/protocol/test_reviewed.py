@@ -329,6 +329,35 @@ def test_what_was_rejected_and_then_mended_is_renewed(world: World, variant: Var
     assert client.messages
 
 
+def test_a_good_resource_of_a_rejected_response_is_renewed(world: World) -> None:
+    """Envoy has it, and would drop it when its TTL ends."""
+    world.publish(resource(CDS, "good", 1, ttl_s=6), resource(CDS, "bad", 1, ttl_s=6))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(resource(CDS, "good", 2, ttl_s=6), resource(CDS, "bad", 2, ttl_s=6))
+    client.nack(CDS, "bad: bad")
+    client.ack_all()
+    world.advance(3)
+    assert [line for line in kinds(client.take()) if "good" in line] == ["CDS ~good@2 ttl=6"]
+
+
+def test_what_a_later_response_in_flight_had_is_not_sent_once_more(world: World) -> None:
+    """The first of two responses is rejected, and the second, with a good cluster of it, is not."""
+    world.publish(static("a"), route("r", 1, "a"), listener("l", routes="r"))
+    client = world.client()
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(static("bad"), static("good"), route("r", 2, "good"))
+    world.publish(static("good", 2), static("bad", 2))
+    world.advance(21)
+    client.nack(CDS, "bad: bad")
+    client.ack(CDS)
+    world.publish(static("another"))
+    assert kinds([line for line in client.ack_all() if line.startswith("CDS")]) == ["CDS another@1"]
+
+
 def test_without_ordering_a_client_that_does_not_answer_is_given_up_on_too(make_world: MakeWorld) -> None:
     world = make_world(ordering=Ordering(enabled=False))
     world.publish(listener("l"))

@@ -620,7 +620,10 @@ class TypeState(NamedTuple):
         if self.is_full_state:
             state = state._replace(nacked_names=NO_NAMES, last_accepted=NO_OVERRIDES, blamed=EMPTY_SET, is_known=True)
         if state.nacked_names is not NO_NAMES:
-            state = state._replace(nacked_names=state.nacked_names.difference(part.accepted_set))
+            rejected = state.nacked_names
+            state = state._replace(nacked_names=rejected.difference(part.accepted_set))
+            if state.required_names:  # a later response in flight had what was to be sent once more
+                state = state.without_required(rejected.names.intersection(part.accepted_set.names))
         if state.nacked_removals is not NO_NAMES:
             state = state._replace(nacked_removals=state.nacked_removals.difference(part.accepted_set))
         if state.rejected_at and state.is_trusted:
@@ -703,9 +706,14 @@ class TypeState(NamedTuple):
     # --- TTLs --------------------------------------------------------------------------------------------------------
 
     def _timed(self) -> dict[str, Resource]:
-        """Return the client's resources with a TTL, without NACKed ones, whose renewal it would reject too."""
+        """Return the client's resources with a TTL, without NACKed ones, whose renewal it would reject too.
+
+        Good resources of a rejected response are renewed: they are sent once more with the next response, and the
+        client most likely has them.
+        """
         assert self.view is not None, "renewed before the first response"
-        not_yet = {resource.name for part in self.remaining for resource in part.upserts}.union(self.nacked_names.names)
+        not_yet = {resource.name for part in self.remaining for resource in part.upserts}
+        not_yet |= self.nacked_names.names - self.required_names
         held = {name: self.held(name) for name in {*self.view.timed, *self.overrides} - not_yet}
         timed = {name: r for name, r in held.items() if r is not None and r.ttl_s is not None}
         return {name: r for name, r in timed.items() if wants(self.subscription, self.view, r)}
