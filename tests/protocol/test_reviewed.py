@@ -329,6 +329,18 @@ def test_what_was_rejected_and_then_mended_is_renewed(world: World, variant: Var
     assert client.messages
 
 
+def test_a_listener_of_a_rejected_response_is_not_sent_once_more_with_a_cluster_that_is_missing(world: World) -> None:
+    """The client has its older version, which works."""
+    world.publish(static("a"), listener("bad", clusters="a"), listener("good", clusters="a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("c"), listener("good", 2, clusters="c"))
+    client.subscribe(LDS)
+    said = client.nack(LDS, "bad: bad") + client.nack(CDS, "bad: c") + client.ack_all()
+    assert [line for line in kinds(said) if "good" in line] == ["LDS good@1"]
+
+
 def test_a_good_resource_of_a_rejected_response_is_renewed(world: World) -> None:
     """Envoy has it, and would drop it when its TTL ends."""
     world.publish(resource(CDS, "good", 1, ttl_s=6), resource(CDS, "bad", 1, ttl_s=6))

@@ -126,8 +126,8 @@ def diff(
 ) -> Diff:
     """Return the update of a client from (view, overrides) to ``target``.
 
-    It contains every name in ``required``, changed or not, also where its removal is held; ``*`` requires all
-    subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by name.
+    It contains every name in ``required``, changed or not; what the client holds, where the change is held. ``*``
+    requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []
@@ -150,6 +150,10 @@ def diff(
     for name in _required_names(required, subscription, target):
         new = target.known_as(name)
         if new is not None:
+            older = kept.get(new.name)
+            if older is not None and not older.is_version_only:
+                upserts[new.name] = older
+                continue
             upserts[new.name] = new
             kept.pop(new.name, None)
         elif (held := kept.get(name)) is not None:

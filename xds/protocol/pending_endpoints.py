@@ -151,7 +151,8 @@ def accepted_clusters(
     doubtful = [resource for resource in held if resource.name in missing_clusters]
     subscribed = {name for state in asking for name in state.subscription.names}
     signs = frozenset(subscribed & endpoints_of(doubtful) - others - requested_before)
-    shared = {name for used in rejected_clusters for name in signs.intersection(used) if len(used[name]) > 1}
+    left = {resource.name for resource in held}
+    shared = {name for used in rejected_clusters for name in signs.intersection(used) if len(used[name] & left) > 1}
     sure = (signs & endpoints_of_one(doubtful)) - shared
     return {resource.name for resource in doubtful if endpoints_of([resource]) & sure}, signs
 
