@@ -341,6 +341,35 @@ def test_a_listener_of_a_rejected_response_is_not_sent_once_more_with_a_cluster_
     assert [line for line in kinds(said) if "good" in line] == ["LDS good@1"]
 
 
+def test_endpoints_that_a_warming_cluster_needs_are_not_removed_in_the_same_response(world: World) -> None:
+    """Their removal was rejected before, and goes again with the next response without them."""
+    world.publish(endpoints("x"))
+    client = world.client()
+    for type_url, names in ((CDS, ()), (EDS, ("x", "e"))):
+        client.subscribe(type_url, *names)
+    client.ack(CDS)
+    client.nack(EDS, "x: bad")
+    world.publish(endpoints("x", 2))
+    world.publish(cluster("a", eds="e"), endpoints("e"))
+    world.publish(remove=[endpoints("e")])
+    said = client.nack(EDS, "x: bad")
+    assert [line for line in kinds(said) if " e@1" in line] == ["EDS e@1"]
+
+
+def test_what_two_rejected_responses_had_is_sent_once_more_only_if_neither_blames_it(world: World) -> None:
+    world.publish(static("a"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack_all()
+    world.publish(static("a", 2), static("bad"))
+    world.publish(static("a", 3), static("worse"))
+    world.advance(21)
+    client.nack(CDS, "bad: no")
+    client.nack(CDS, "a: no, worse: no")
+    world.publish(static("another"))
+    assert not [line for line in client.ack_all() if "a@3" in line]
+
+
 def test_a_good_resource_of_a_rejected_response_is_renewed(world: World) -> None:
     """Envoy has it, and would drop it when its TTL ends."""
     world.publish(resource(CDS, "good", 1, ttl_s=6), resource(CDS, "bad", 1, ttl_s=6))

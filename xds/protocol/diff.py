@@ -126,8 +126,9 @@ def diff(
 ) -> Diff:
     """Return the update of a client from (view, overrides) to ``target``.
 
-    It contains every name in ``required``, changed or not; what the client holds, where the change is held. ``*``
-    requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by name.
+    It contains every name in ``required``, changed or not; where its change is held, what the client holds. ``*``
+    requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by
+    name.
     """
     upserts: dict[str, Resource] = {}
     removals: list[str] = []

@@ -549,8 +549,9 @@ class TypeState(NamedTuple):
         """Add the removals of rejected responses to a diff that is sent."""
         if self.nacked_removals is NO_NAMES or not (found or self.response_due):
             return found
-        removed = {*found.removals, *found.nonexistent}
-        again = [name for name in self.nacked_removals.names - removed if target.get(name) is None]
+        said = {*found.removals, *found.nonexistent, *(resource.name for resource in found.upserts)}
+        said.update(name for name, kept in found.overrides.items() if kept is not None)
+        again = [name for name in self.nacked_removals.names - said if target.get(name) is None]
         return replace(found, removals=tuple(sorted((*found.removals, *again))))
 
     def _with_last_accepted(self, found: Diff) -> Diff:
@@ -661,8 +662,11 @@ class TypeState(NamedTuple):
             state = state._replace(rejected_at=rejected_at)
         if not self.is_full_state:
             # The good ones go again with the next response: only an ACK of them ends that the client has rejected them.
-            again = names.names.intersection(each.name for each in part.upserts) - part.named_in(message)
-            state = state._replace(required_names=self.required_names | again) if again else state
+            # Those that an earlier message did not name, and this one does, do not.
+            bad = part.named_in(message)
+            again = names.names.intersection(each.name for each in part.upserts) - bad
+            unblamed = self.required_names - bad.intersection(self.nacked_names.names)
+            state = state._replace(required_names=unblamed | again) if again or bad else state
         if self.kind.variant is Variant.DELTA:
             if part.removals:
                 state = state._replace(nacked_removals=self.nacked_removals.union(part.removal_set))
