@@ -370,6 +370,23 @@ def test_what_two_rejected_responses_had_is_sent_once_more_only_if_neither_blame
     assert not [line for line in client.ack_all() if "a@3" in line]
 
 
+def test_a_route_that_came_with_a_bad_one_may_be_in_use_after_a_return_and_keeps_its_cluster(world: World) -> None:
+    """Envoy reports no versions of a response that it rejected, and uses what was good in it."""
+    world.publish(static("b"), listener("l", routes="r"), route("r", 2, "b"))
+    client = world.client()
+    with world.burst():
+        client.request(CDS, have={"a": "1"})
+        client.request(LDS, have={"l": "1"})
+        client.request(RDS, subscribe=["r"])
+    client.ack(CDS)
+    said = client.nack(RDS, "r: bad")
+    world.advance(21)
+    said += client.ack_all()
+    assert not [line for line in said if "-a" in line]
+    world.publish(route("r", 3, "b"))
+    assert kinds(client.ack_all()) == ["RDS r@3", "CDS -a"]
+
+
 def test_a_good_resource_of_a_rejected_response_is_renewed(world: World) -> None:
     """Envoy has it, and would drop it when its TTL ends."""
     world.publish(resource(CDS, "good", 1, ttl_s=6), resource(CDS, "bad", 1, ttl_s=6))

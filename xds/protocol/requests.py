@@ -25,7 +25,7 @@ from xds.model.types import VIRTUAL_HOST
 from xds.model.view import View
 from xds.model.xdstp import all_canonical, canonical
 from xds.protocol.diff import NO_OVERRIDES, InitialVersions, Interned, Overrides, wanted, wants
-from xds.protocol.draining import NEVER, add_all_draining
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, add_all_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
 from xds.protocol.responses import ResponseCache, fingerprint_held, state_version
@@ -226,21 +226,25 @@ def begin_delta(
     view: View,
     nacked: frozenset[str] | None,
     *,
-    drains: bool = False,
+    is_back: bool = False,
 ) -> TypeState:
     """Apply the first delta request of a type on a stream.
 
     The reported versions are compared with ``view``, except for those of ``nacked`` names; if ``nacked`` is None, all
-    reported versions are ignored. ``drains``: the client returned and may still use versions of the type that it does
-    not report; updates of these may be held.
+    reported versions are ignored. ``is_back``: the client returned, and may use versions of the type that it does not
+    report, as they came in responses that it rejected; updates of these may be held.
     """
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = _reported(request)
-    if nacked is not None and (versions or nacked or drains):
+    if nacked is not None and (versions or nacked or is_back):
         # Names that do not exist must be answered; the others are sent if the client has another version.
         missing = (name for name in names if view.known_as(name) is None)
+        if is_back:
+            unreported = (name for name in names if name not in versions and view.get(name) is not None)
+            unknown = (interned.initial_versions.get(state.type_url, name, "") for name in unreported)
+            state = state.add_draining(add_all_draining(NOTHING_DRAINS, unknown, NEVER))
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
             view=view,

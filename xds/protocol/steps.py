@@ -106,8 +106,8 @@ class Steps:
         stuck = _notice_return(draft, source, kind, reported=reported, warms=history.warms)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
-            drains = bool(history.draining) and draft.is_returning and kind.stage is Stage.ROUTES
-            state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names, drains=drains)
+            back = draft.is_returning and kind.stage is Stage.ROUTES
+            state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names, is_back=back)
         else:
             if reported:
                 draft.keep_private()
