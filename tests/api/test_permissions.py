@@ -721,7 +721,7 @@ async def test_a_stream_of_an_open_api_ends_when_that_asks_for_tokens(serving_ap
     call = admission.admit("Watch", authorization="", certificates=(), peer="127.0.0.1:1")
     watching = Permitted(served.operations, admission, call).watch(0)
     await served.operations.publish(Change(upserts={OWN: (ingest(cluster("a")),)}))
-    assert (await anext(watching)).revision == 1
+    assert [stored.revision for stored in await anext(watching)] == [1]
     create_token(tmp_path / "tokens", "first", ("read",))
     with pytest.raises(UnauthenticatedError):
         await anext(watching)

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xds.address import Address, BindError
+from xds.api.call_turns import turn_to_begin
 from xds.api.http_port import HEAD_BYTES_MAX, HttpLimits, HttpServer
 from xds.api.json_answer import JsonAnswer
 from xds.limits import LimitHits
@@ -109,7 +110,7 @@ class AdminServer:
         """Return a new server for the port, with its own descriptor of the socket, which it closes when it ends."""
         assert self._listening is not None
         config = uvicorn.Config(
-            self._app,
+            InTurns(self._app),
             lifespan="off",
             ws="none",
             http="h11",
@@ -202,6 +203,19 @@ def admin_app(
 def requests_max(connections_max: int) -> int:
     """Return how many requests may be under way: each occupies its connection, and some are left for health checks."""
     return max(1, connections_max - SCRAPES_MAX - SPARE)
+
+
+class InTurns:
+    """Serves ``app`` with requests that begin in their turns; health checks begin at once."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope.get("path") != "/healthz":
+            await turn_to_begin()
+        await self._app(scope, receive, send)
 
 
 class BoundedRequests:

@@ -11,6 +11,7 @@ from grpc import aio
 
 from xds.access.errors import ForbiddenError, UnauthenticatedError
 from xds.api.admission import Admission, Call
+from xds.api.call_turns import turn_to_begin
 from xds.api.operations import Operations
 from xds.api.outcomes import FAILED, GONE, NOBODY, OK, UNKNOWN_CALL, grpc_outcome, role_of
 from xds.api.permitted import Permitted
@@ -90,6 +91,7 @@ class GrpcAdmission(aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return the handler of a call; of a method that does not exist, one that tells it to known callers only."""
+        await turn_to_begin()
         handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
         if handler is None:
             return self._counted(UNKNOWN_CALL, self._unknown)

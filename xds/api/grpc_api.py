@@ -52,6 +52,7 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any
 from xds.api.tracing import Tracing, traced
+from xds.api.watched import EncodedChanges
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.protocol.inspection import InspectQuery
 from xds.protocol.paging import NodeState, Sort
@@ -63,6 +64,7 @@ from xds.routing.request import read_request
 from xds.schema.quick import ingest_encoded
 from xds.sources.groups_file import groups_json
 from xds.sources.yaml_reader import Document
+from xds.store.entries import Stored
 from xds.store.errors import OutcomeUnknownError
 from xds.transport.grpcio_tls import GrpcioCertificates
 from xds.transport.tls import TlsFiles
@@ -160,6 +162,7 @@ class GrpcApi:
         self._intake = intake or Intake(2 * body_bytes_max)
         self._questions = Intake(QUESTIONS_MAX * body_bytes_max, hits=self._intake.hits)
         self._pushing = 0
+        self._encoded = {shown: EncodedChanges(partial(_event, secrets=shown)) for shown in (False, True)}
         self._limits = limits or GrpcLimits()
         self._on_tls_problem = on_tls_problem
         self._server: aio.Server | None = None
@@ -257,7 +260,7 @@ class GrpcApi:
         handlers["WaitForConvergence"] = grpc.stream_stream_rpc_method_handler(
             self._wait_for_convergence, response_serializer=_encode
         )
-        handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=_encode)
+        handlers["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
         return handlers
 
     def _replica_handlers(self, answer: AnswerReplica) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
@@ -495,10 +498,11 @@ class GrpcApi:
             operations = self._admission.operations("Watch", context)
             request = await self._question(pb.WatchRequest, context, operations)
             await operations.must_be_kept(request.after)
-            async for stored in operations.watch(request.after, secrets=request.secrets):
-                yield await run_in_thread(
-                    stored.entry.size_bytes, partial(event_message, stored, secrets=request.secrets)
-                )
+            encoded, epoch = self._encoded[request.secrets], operations.epoch
+            is_whole = operations.sees_whole_changes and not request.secrets
+            async for page in operations.watch(request.after, secrets=request.secrets):
+                for stored in page:
+                    yield await encoded.of(stored, epoch, is_whole=is_whole)
         except RefusedCallError as refused:
             await context.abort(*refused.refusal)
         except EXPECTED as error:
@@ -716,6 +720,10 @@ def _stream_refusal(
     status, text, metadata = _refusal(error)
     metadata = tuple(pair for pair in metadata if pair[0] != "xds-outcome")
     return status, text, metadata if answered is None else (*metadata, *nothing_made_after(answered))
+
+
+def _event(stored: Stored, *, secrets: bool) -> bytes:
+    return _encode(event_message(stored, secrets=secrets))
 
 
 def _encode(message: Any) -> bytes:

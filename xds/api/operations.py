@@ -47,7 +47,14 @@ from xds.schema.restore import labelled
 from xds.schema.warnings import warnings_of
 from xds.schema.wire import is_content_hash
 from xds.store.entries import EntrySummary, Key, State, Stored, must_be_kept, summary_of
-from xds.store.errors import NoBackupError, NotYetError, OutcomeUnknownError, StoreError
+from xds.store.errors import (
+    EpochChangedError,
+    NoBackupError,
+    NotYetError,
+    OutcomeUnknownError,
+    StoreError,
+    UnavailableError,
+)
 
 HISTORY_MAX = 1_000
 VERSION_CHARACTERS_MAX = 200
@@ -60,6 +67,8 @@ WARNINGS_MAX = 100
 COPY_SUFFIX = ".copy"
 """The end of the name of a copy of the store that is being sent."""
 GROUPS_SHOWN_MAX = 3
+WATCH_PAGE = 100
+"""Changes that a watch reads at a time: the most that it holds for a slow reader."""
 TIMES_KEPT_MAX = 1_000
 """Revisions of which it is remembered when they were made."""
 TIMES_PAGE = 100
@@ -485,9 +494,29 @@ class Operations:
         oldest, newest = await self._publisher.store.kept()
         must_be_kept(after, oldest=oldest, newest=newest)
 
-    def watch(self, after: int) -> AsyncIterator[Stored]:
-        """Yield every change after a revision, in order, without end. Raises CompactedError and NotYetError."""
-        return self._publisher.store.watch(after)
+    async def watch(self, after: int) -> AsyncIterator[list[Stored]]:
+        """Yield every change after a revision, in order, without end: as many at once as there are, up to a page.
+
+        A change is told once it is served. Raises CompactedError, EpochChangedError and UnavailableError.
+        """
+        publisher, epoch = self._publisher, self.epoch
+        while True:
+            while publisher.revision <= after and self.epoch == epoch:
+                if not await publisher.next_move():
+                    return
+            if self.epoch != epoch:
+                raise EpochChangedError
+            try:
+                page = await publisher.store.entries(after, WATCH_PAGE)
+            except UnavailableError:
+                if publisher.is_stopping:
+                    return
+                raise
+            if page:
+                yield page
+                after = page[-1].revision
+            elif not await publisher.next_move():
+                return
 
     def groups(self) -> list[GroupInfo]:
         """Return all groups by name."""

@@ -63,6 +63,11 @@ class Permitted:
         self._sees_all = call.caller.may_everywhere(READ)
 
     @property
+    def sees_whole_changes(self) -> bool:
+        """Whether the caller may read all groups, so that no part of a change is hidden from it."""
+        return self._sees_all
+
+    @property
     def call(self) -> Call:
         """The call that the operations are for."""
         return self._call
@@ -308,18 +313,22 @@ class Permitted:
         self._admission.watches.must_have_room(self._call.source)
         await self._operations.must_be_kept(after)
 
-    async def watch(self, after: int, *, secrets: bool = False) -> AsyncIterator[Stored]:
-        """Yield every change of the caller's groups after a revision; ends with UnauthenticatedError.
+    async def watch(self, after: int, *, secrets: bool = False) -> AsyncIterator[list[Stored]]:
+        """Yield every change of the caller's groups after a revision, as ``Operations.watch`` does.
+
+        Ends with UnauthenticatedError once the credentials of the caller have lapsed.
 
         Raises BusyError if the caller has as many watches as may be.
         """
         self._must_have_any(SECRETS if secrets else READ)
         with self._admission.watches.place(self._call.source), self._admission.lapse_of(self._call) as lapse:
-            async for stored in until_lapsed(self._operations.watch(after), lapse):
-                if (seen := self._seen_entry(stored)) is not None:
-                    if secrets:
-                        self._must_show_secrets({key.group for key in seen.entry.operations})
+            async for page in until_lapsed(self._operations.watch(after), lapse):
+                seen = page if self._sees_all else [each for each in map(self._seen_entry, page) if each is not None]
+                if not secrets and seen:
                     yield seen
+                for each in seen if secrets else ():
+                    self._must_show_secrets({key.group for key in each.entry.operations})
+                    yield [each]
 
     def groups(self) -> list[GroupInfo]:
         """Return the groups that the caller may read, by name."""

@@ -50,6 +50,7 @@ from xds.api.rules import rules_of, rules_update_of
 from xds.api.run_in_thread import run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tracing import Tracing, WithTraces
+from xds.api.watched import EncodedChanges
 from xds.limits import LimitHits
 from xds.model.problem import ChangesetRejectedError
 from xds.model.resource import Resource
@@ -91,6 +92,8 @@ Of = Literal["connected", "known"]
 HUNG_UP = 499
 """nginx's status for a client that has disconnected: nobody reads it, but an answer needs a status."""
 EVENT_STREAM = "text/event-stream"
+EVENTS_BYTES = 32 * 1024
+"""Events of a watch that are sent together, if there are so many."""
 ITEM_BYTES = 150
 """Bytes that a problem, or a resource that a change concerned, takes in an answer."""
 
@@ -337,6 +340,7 @@ class _Rest:
         self._permit = partial(_permitted, operations, admission)
         self._hits = hits
         self._body_bytes_max = body_bytes_max
+        self._encoded = EncodedChanges(_event)
 
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0
@@ -518,7 +522,7 @@ class _Rest:
             if last_event_id and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 20:
                 after = max(after, int(last_event_id))
             await operations.must_be_kept(after)
-            return StreamingResponse(_events(operations, after), media_type=EVENT_STREAM)
+            return StreamingResponse(_events(operations, after, self._encoded), media_type=EVENT_STREAM)
 
     # --- Routing -----------------------------------------------------------------------------------------------------
 
@@ -742,12 +746,19 @@ def _node_of(request: Request) -> str | None:
     return "/".join(parts[1:-1]) if len(parts) > 2 else None
 
 
-async def _events(operations: Permitted, after: int) -> AsyncIterator[str]:
-    yield f": epoch {operations.epoch}\n\n"
+async def _events(operations: Permitted, after: int, encoded: EncodedChanges) -> AsyncIterator[str | bytes]:
+    epoch = operations.epoch
+    yield f": epoch {epoch}\n\n"
     try:
-        async for stored in operations.watch(after):
-            data = await run_in_thread(stored.entry.size_bytes, partial(_event_data, stored))
-            yield f"id: {stored.revision}\nevent: change\ndata: {data}\n\n"
+        async for page in operations.watch(after):
+            parts: list[bytes] = []
+            size_bytes = 0
+            for stored in page:
+                parts.append(await encoded.of(stored, epoch, is_whole=operations.sees_whole_changes))
+                size_bytes += len(parts[-1])
+                if size_bytes > EVENTS_BYTES or stored is page[-1]:  # each that is sent costs as much as encoding it
+                    yield b"".join(parts)
+                    parts, size_bytes = [], 0
     except EXPECTED as error:
         yield f"event: error\ndata: {json_text(error_answer(error).body)}\n\n"
 
@@ -771,8 +782,8 @@ def _group_json(group: GroupInfo) -> dict[str, Any]:
     }
 
 
-def _event_data(stored: Stored) -> str:
-    return json_text(event_json(stored))
+def _event(stored: Stored) -> bytes:
+    return f"id: {stored.revision}\nevent: change\ndata: {json_text(event_json(stored))}\n\n".encode()
 
 
 def _snapshot_answer(group: str, found: SnapshotAnswer, accepted: str, epoch: str, *, secrets: bool) -> Response:

@@ -1,14 +1,14 @@
 """A batch of changes: pending changes, planned entries, and outcomes without an entry."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from xds.model.snapshot import Snapshot
 from xds.publishing.changes import Change, Published
 from xds.publishing.journey import Journey
-from xds.publishing.plan import ChangePlan
+from xds.publishing.plan import ChangePlan, concerned
 from xds.schema.scrub import hider_of
 from xds.store.entries import Stored
 from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, StoreError, UnavailableError
@@ -103,6 +103,25 @@ class Verdict:
             self.waiting.refuse(OutcomeUnknownError(self.waiting.change.id, why))
         else:
             self.waiting.refuse(UnavailableError(f"{why}: read it again, and decide anew"))
+
+
+def endpoints_first(waiting: list[Waiting], known: Container[str]) -> list[Waiting]:
+    """Return the changes in the order in which they are made: mergeable ones pass others that concern no group of them.
+
+    They are the endpoints that traffic depends on, and hundreds of them cost as much as one other change. ``known`` are
+    the groups that exist: what waits may make further ones.
+    """
+    first: list[Waiting] = []
+    others: list[Waiting] = []
+    passed: set[str] = set()
+    for each in waiting:
+        names = concerned(each.change)
+        if each.change.mergeable and passed.isdisjoint(names) and all(name in known for name in names):
+            first.append(each)
+        else:
+            others.append(each)
+            passed |= names
+    return first + others
 
 
 def runs(batch: list[Waiting]) -> list[list[Waiting]]:

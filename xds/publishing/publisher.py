@@ -1,9 +1,9 @@
 """Commits changes to the store, and serves the entries that the store has committed.
 
-One task writes: it takes all pending changes, plans each on the state that results from those before it, and commits
-them to the store as one batch. Another task follows the store and serves each entry in order, by this or any other
-writer. So only committed changes are served, a slow disk makes batches larger instead of queues longer, and entries of
-other writers need no special case.
+One task writes: it takes pending changes for a moment's work, endpoints first, plans each on the state that results
+from those before it, and commits them to the store as one batch. Another task follows the store and serves each entry
+in order, by this or any other writer. So only committed changes are served, a slow disk makes batches larger instead
+of queues longer, and entries of other writers need no special case.
 
 All writes are linearizable, also those that are refused or have no effect. The store compares the revision, so every
 committed entry was planned on the newest state. A refusal, a dry run or a change without effect is answered after the
@@ -26,7 +26,7 @@ from xds.model.changeset import Changeset
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.sizes import RESOURCE_BYTES_MAX, check_sizes
 from xds.process.background import Background
-from xds.publishing.batch import Planned, Verdict, Waiting, hide_secrets, runs, without_twins
+from xds.publishing.batch import Planned, Verdict, Waiting, endpoints_first, hide_secrets, runs, without_twins
 from xds.publishing.changes import Change, KeptElsewhereError, Published, check
 from xds.publishing.codec import changeset_of_entry, changeset_of_state
 from xds.publishing.edits import UnknownGroupError
@@ -48,8 +48,10 @@ from xds.store.errors import (
 log = structlog.get_logger("xds")
 BATCH_MAX = 500
 SUMMARIES_A_PAGE = 1_000
-PLANS_A_TURN = 20
-"""Changes planned per turn of the event loop."""
+PLAN_TURN_S = 0.002
+"""How long changes are planned in one turn of the event loop."""
+PLANS_S = 0.02
+"""How long the changes of one batch are planned. Others are in the next, which endpoints that come meanwhile begin."""
 MERGE_S = 0.002
 """How long a mergeable change waits for others: a revision costs the store and each worker the same for one or many."""
 CONFLICT_S = 10.0
@@ -119,6 +121,8 @@ class Publisher:
         self._submitting = 0
         self._taken: list[Waiting] = []
         """Changes taken from ``_waiting`` whose batch is not done yet."""
+        self._unplanned: list[Waiting] = []
+        """Changes of the batch whose turn is in the next one, as those before them took long enough."""
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = False
@@ -193,6 +197,8 @@ class Publisher:
     async def submit(self, change: Change) -> "asyncio.Future[Published]":
         """Queue a change behind all earlier ones, and return the future of its outcome; see ``publish``.
 
+        Endpoints pass changes that concern other groups (``endpoints_first``).
+
         Waits while as many changes are queued as may be. Raises ChangesetRejectedError, and UnavailableError after
         ``stop``, or while the memory is too short for changes; those of endpoints alone, and removals, are taken even
         then: traffic depends on the former, and the latter free memory.
@@ -229,9 +235,20 @@ class Publisher:
             why = self.stale_because or "the store is slow"
             raise UnavailableError(f"revision {revision} is kept but not served after {within_s:g} s: {why}") from None
 
+    async def next_move(self) -> bool:
+        """Return once another revision is served; whether there may be more: not after ``stop``."""
+        if not self._stopping:
+            await self._moved.wait()
+        return not self._stopping
+
     async def reach_newest(self) -> None:
         """Return once the store's newest revision at the time of the call is served. Raises StoreError."""
         await self.served_at(await self.store.newest())
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping
 
     @property
     def waiting(self) -> int:
@@ -359,22 +376,26 @@ class Publisher:
                 await asyncio.sleep(MERGE_S)
             while len(self._taken) < BATCH_MAX and not self._waiting.empty():
                 self._taken.append(self._waiting.get_nowait())
+            self._taken = endpoints_first(self._taken, self._head.snapshots)
             batch, later = without_twins(self._taken)
             self._writing = True
+            self._unplanned = []
             try:
                 await self._write(batch)
             except StoreError as error:
+                if isinstance(error, UnavailableError):
+                    self._unplanned = []  # they would fail one after the other
                 self._refuse(batch, error)
             except Exception as error:
                 log.error("a change failed by a bug in this server; please report it", exc_info=error)
                 self._refuse(batch, error)
                 self._rebuild_head()
             self._writing = False
-            self._taken = later
+            self._taken = [*self._unplanned, *later]
 
     def _refuse(self, batch: list[Waiting], error: Exception) -> None:
-        """Answer a batch with an error, but for those of it whose outcome is decided already."""
-        decided = {id(verdict.waiting) for verdict in self._due}
+        """Answer a batch with an error, but for those of it whose outcome is decided already or that were not tried."""
+        decided = {id(verdict.waiting) for verdict in self._due} | {id(each) for each in self._unplanned}
         for waiting in batch:
             if id(waiting) not in decided:
                 waiting.refuse(error)
@@ -382,6 +403,7 @@ class Publisher:
     def _on_writing_died(self, why: str) -> None:
         """Refuse all pending changes, and rebuild the head from the served catalog."""
         error = UnavailableError(f"writing changes failed by a bug in this server: {why}")
+        self._unplanned = []
         self._refuse([*self._taken, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))], error)
         self._taken, self._writing = [], False
         self._rebuild_head()
@@ -391,6 +413,7 @@ class Publisher:
         deadline = time.monotonic() + CONFLICT_S
         is_newest = False
         while True:
+            self._unplanned = []
             batch = await self._not_kept_yet([each for each in batch if not each.answer.done()])
             await self._learn_revisions(batch)
             self._catch_up()
@@ -529,10 +552,19 @@ class Publisher:
     async def _plan_all(self, batch: list[Waiting]) -> tuple[list[Planned], list[Verdict]]:
         planned: list[Planned] = []
         verdicts: list[Verdict] = []
-        for number, together in enumerate(runs(batch)):
-            if number % PLANS_A_TURN == PLANS_A_TURN - 1:
+        plans = runs(batch)
+        spent_s = turn_s = 0.0
+        for number, together in enumerate(plans):
+            if turn_s > PLAN_TURN_S:
                 await asyncio.sleep(0)
+                turn_s = 0.0
+            began = time.monotonic()
             await self._plan_judged(together, planned, verdicts)
+            took_s = time.monotonic() - began
+            spent_s, turn_s = spent_s + took_s, turn_s + took_s
+            if spent_s > PLANS_S:
+                self._unplanned = [each for later in plans[number + 1 :] for each in later]
+                break
         return planned, verdicts
 
     async def _plan_judged(self, together: list[Waiting], planned: list[Planned], verdicts: list[Verdict]) -> None:

@@ -1,0 +1,48 @@
+"""Has calls begin one in each turn of the event loop, so that hundreds that come at once do not hold up all else.
+
+The work of a push is spread over a dozen turns of the event loop. In each, every call that has come would begin, and
+take some milliseconds.
+"""
+
+import asyncio
+from collections import deque
+from weakref import WeakKeyDictionary
+
+
+class CallTurns:
+    """The calls that wait to begin in an event loop, in the order in which they came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._call_soon = loop.call_soon
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_taken = False
+
+    async def take(self) -> None:
+        """Return once no other call begins in this turn of the event loop."""
+        if self._is_taken:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        else:
+            self._is_taken = True
+            self._call_soon(self._next)
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its call was cancelled
+                turn.set_result(None)
+                self._call_soon(self._next)
+                return
+        self._is_taken = False
+
+
+_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, CallTurns]" = WeakKeyDictionary()
+
+
+async def turn_to_begin() -> None:
+    """Return once it is the turn of a call to begin, in this event loop."""
+    loop = asyncio.get_running_loop()
+    if (turns := _turns.get(loop)) is None:
+        turns = _turns[loop] = CallTurns(loop)
+    await turns.take()
