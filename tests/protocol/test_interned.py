@@ -32,3 +32,22 @@ def test_it_keeps_no_subscription_alive_that_no_stream_has(world: World) -> None
     del before, after
     assert len(interned.subscriptions) == 0
     assert len(interned.unsent._last) == UNSENT_KEPT
+
+
+def test_nodes_that_return_after_they_rejected_the_same_share_what_they_may_have(world: World) -> None:
+    """Thousands may do so, each with 5,000 names."""
+    world.publish(static("a"), static("b"))
+    overrides = []
+    for number in range(2):
+        client = world.client(node=f"n{number}")
+        client.subscribe(CDS)
+        client.nack(CDS)
+        again = client.reconnect()
+        again.take()
+        again.nack(CDS)
+        with world.burst():
+            once_more = again.reconnect()
+            (stream,) = once_more.streams.values()
+            overrides.append(stream.states[CDS].overrides)
+    assert len(overrides[0]) == 2
+    assert overrides[0] is overrides[1]

@@ -148,6 +148,20 @@ def test_nodes_that_reject_the_same_names_share_one_set_across_processes():
     assert nacked.bytes_kept < 500 * 1_000 + 2 * names.bytes_kept
 
 
+def test_what_another_process_tells_is_unpacked_once_for_all_nodes_that_reject_the_same():
+    """Unpacking 5,000 names takes milliseconds, and each of thousands of nodes may reject them."""
+    here, told = nacked_names(nodes_max=10), list[HistoryEntry]()
+    there = nacked_names(nodes_max=10, share=lambda entry: told.append(pickle.loads(pickle.dumps(entry))))
+    for node in NODES:
+        there.add(node, CDS, NameSet.of(["a", "b"]))
+    there.accept(NODES[0], CDS, NameSet.of(["a", "b"]))
+    for entry in told:
+        here.remember(entry)
+    assert here.by_node == there.by_node
+    assert [entry.rejected._names is not None for entry in told if entry.rejected] == [True, False, False]
+    assert told[-1].accepted._names is None
+
+
 def test_what_nodes_rejected_is_bounded_in_bytes_and_the_longest_unseen_go_first():
     nacked = nacked_names(nodes_max=10_000, bytes_max=100_000)
     for number in range(200):

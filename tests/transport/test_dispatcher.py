@@ -16,7 +16,7 @@ from xds.model.groups import GroupTable, Rule
 from xds.protocol.hub import Hub
 from xds.protocol.policy import Variant
 from xds.protocol.sessions import Stream
-from xds.transport.dispatcher import SLICE, Dispatcher
+from xds.transport.dispatcher import EXAMINED_AT_ONCE, SLICE, Dispatcher
 
 
 def test_a_deadline_of_this_very_moment_is_no_fault():
@@ -138,4 +138,39 @@ async def test_new_rules_move_many_streams_while_a_newcomer_is_served():
         await turns()
     await turns(streams)
     assert {session.group for session in {stream.session for stream in hub.streams} if session is not None} == {"b"}
+    dispatcher.stop()
+
+
+async def test_a_large_rejected_response_is_searched_for_secrets_a_few_resources_each_turn():
+    most, turn, searched = 0, 0, list[str]()
+
+    def hider(resources: Any) -> Any:
+        nonlocal most, turn
+        new = [each.name for each in resources if each.name not in searched]
+        searched.extend(new)
+        turn += len(new)
+        most = max(most, turn)
+        burn(0.0005 * len(new))
+        return str
+
+    catalog = Catalog(check_references=False)
+    catalog.apply(Changeset(upserts={"default": tuple(static(f"c{number}") for number in range(200))}))
+    hub = Hub(catalog, knows_type=TYPES.__contains__, hider=hider)
+    events: list[Any] = []
+    dispatcher = Dispatcher(hub, on_event=events.append, on_fault=lambda _: None)
+    sent: list[Any] = []
+    ready: Any = lambda: sent.append(dispatcher.poll(stream))  # noqa: E731
+    sink: Any = SimpleNamespace(send_cohort=lambda _: False, ready=ready, peer_address="")
+    stream = dispatcher.open(Variant.DELTA, sink)
+    node = wire.Node(id="n1")
+    dispatcher.receive(stream, wire.DeltaDiscoveryRequest(node=node, type_url=CDS).SerializeToString())
+    await turns(3)
+    nonce = next(part.nonce for part in sent if part is not None)
+    error = wire.Status(code=13, message="no")
+    nack = wire.DeltaDiscoveryRequest(type_url=CDS, response_nonce=nonce, error_detail=error)
+    dispatcher.receive(stream, nack.SerializeToString())
+    while not events:
+        turn = 0
+        await turns()
+    assert (len(searched), most, events[0].message) == (200, EXAMINED_AT_ONCE, "no")
     dispatcher.stop()

@@ -249,7 +249,7 @@ class InitialVersions:
 # --- Interning -------------------------------------------------------------------------------------------------------
 
 UNSENT_KEPT = 4
-"""Maximum results that ``Unsent`` keeps."""
+"""Maximum results that ``Unsent`` keeps, and ``Doubts``."""
 
 
 _Reference = Callable[[], Subscription | None]
@@ -278,13 +278,39 @@ class Unsent:
         return found
 
 
+class Doubts:
+    """A cache of the last few overrides of clients that report nothing, and rejected names on an earlier stream.
+
+    The nodes of a fleet reject the same names. Thousands that return share one value, and so one response.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: list[
+            tuple[Callable[[], Subscription | None], Callable[[], frozenset[str] | None], View, Overrides]
+        ] = []
+
+    def get(
+        self, subscription: Subscription, nacked: frozenset[str], view: View, make: Callable[[], Overrides]
+    ) -> Overrides:
+        """Return the overrides from a view of a client that rejected these names, by ``make`` if they are not known."""
+        for wanted_then, rejected, of, found in self._last:
+            if wanted_then() is subscription and rejected() is nacked and of is view:
+                return found
+        found = make()
+        self._last = [(ref(subscription), ref(nacked), view, found), *self._last[: UNSENT_KEPT - 1]]
+        return found
+
+
 class Interned:
     """The tables of shared values."""
 
-    __slots__ = ("initial_versions", "name_sets", "subscriptions", "unsent")
+    __slots__ = ("doubts", "initial_versions", "name_sets", "subscriptions", "unsent")
 
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
         self.initial_versions = InitialVersions()
         self.unsent = Unsent()
+        self.doubts = Doubts()
         self.name_sets = NameSets()

@@ -6,9 +6,11 @@ in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mut
 connected streams, the node history, the timers and the counters.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from sys import getsizeof
+from typing import NamedTuple
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
@@ -69,6 +71,10 @@ from xds.protocol.type_state import Kind, Rejection, with_rejection
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
 REGROUPED_AT_ONCE = 1_000
+UNEXAMINED_MAX = 1_000
+"""Maximum NACKs that are not noted yet; at more, all are noted at once."""
+EXAMINED_AT_ONCE = 100
+"""Resources of a rejected response that are searched for secrets at once: 0.1 ms each. Of more, ``examine_some``."""
 SYNCED_AFTER_S = 1.0
 """A client has synced once it has accepted everything and then subscribed to nothing new for this long."""
 NOT_SYNCED = float("inf")
@@ -86,7 +92,15 @@ def _without_secrets(whole: Snapshot) -> Snapshot:
 
 
 Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
-"""Takes resources to the function that hides their secrets in a text."""
+"""Takes resources to the function that hides their secrets in a text. It remembers what it finds in each of them."""
+
+
+class Unexamined(NamedTuple):
+    """A NACK that is not noted yet, since the rejected resources are still to be searched for secrets."""
+
+    session: Session
+    answered: Answered
+    at: float
 
 
 class Hub:
@@ -134,6 +148,7 @@ class Hub:
         self._hider = hider
         self._hiding: tuple[Part | None, Callable[[str], str]] = (None, lambda text: text)
         """The part that was rejected last, by one stream or by thousands, and its function of ``hider``."""
+        self._unexamined, self._examined = deque[Unexamined](), 0  # and how many resources of the first are searched
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """Group, variant and whether it is gRPC's client, to the initial client state."""
@@ -154,9 +169,8 @@ class Hub:
         self.nacks = NackHistory()
         """The last NACKs of each node, for operators."""
         self._events: list[Event] = []
-        self._counters = Counters()
+        self._counters, self._cohorts = Counters(), Cohorts()
         self._nacked_by_node = self._nacked.by_node
-        self._cohorts = Cohorts()
         self._syncing: dict[Session, float] = {}
 
     # --- Streams -----------------------------------------------------------------------------------------------------
@@ -492,6 +506,8 @@ class Hub:
         kind, part, error = answered
         traffic = self._measures.of(session.group, kind.type_url)
         if error is None:
+            if self._unexamined and self._is_unexamined(session, kind):
+                self._examine_all()  # what a node says of a type is noted in its order
             traffic.acks += 1
             self._counters.acks += 1
             if self._nacked_by_node:
@@ -500,13 +516,61 @@ class Hub:
             return
         traffic.nacks += 1
         self._counters.nacks += 1
+        if not self._unexamined and (self._hiding[0] is part or len(part.upserts) <= EXAMINED_AT_ONCE):
+            error = self._hide_secrets(part, error)
+            self._nacked.add(session.node, kind.type_url, part.name_set, error)
+            self._note_nack(session, kind, part, error, self._coarse)
+            return
+        self._nacked.add(session.node, kind.type_url, part.name_set)  # at once: the node may reconnect
+        self._unexamined.append(Unexamined(session, answered, self._coarse))
+        if len(self._unexamined) > UNEXAMINED_MAX:
+            self._examine_all()
+
+    def _hide_secrets(self, part: Part, error: str) -> str:
         if self._hiding[0] is not part:
             self._hiding = (part, self._hider(part.upserts))
-        error = self._hiding[1](error)
-        self._nacked.add(session.node, kind.type_url, part.name_set, error)
-        self.nacks.add(session.node, session.group, kind.type_url, part, error, self._coarse)
+        return self._hiding[1](error)
+
+    def _note_nack(self, session: Session, kind: Kind, part: Part, error: str, at: float) -> None:
+        """Note a NACK for operators. ``error`` is its message, in which nothing secret is left."""
+        self.nacks.add(session.node, session.group, kind.type_url, part, error, at)
         self._note_rejection(session, kind, Rejection(part.nonce, error, part.versions, part.content_key))
         self._events.append(nacked(session.node.id, session.group, kind.type_url, part, error))
+
+    @property
+    def is_examining(self) -> bool:
+        """Whether NACKs are left to ``examine_some``."""
+        return bool(self._unexamined)
+
+    def examine_some(self, most: int) -> bool:
+        """Search at most so many resources of a rejected response for secrets; return whether more are left.
+
+        Once all are searched, the NACKs of the response are noted.
+        """
+        if not self._unexamined:
+            return False
+        session, answered, at = self._unexamined[0]
+        upserts = answered.part.upserts
+        if self._hiding[0] is not answered.part and self._examined < len(upserts):
+            self._hider(upserts[self._examined : self._examined + most])
+            self._examined += most
+            return True
+        self._examined = 0
+        self._unexamined.popleft()
+        kind, part, error = answered
+        error = self._hide_secrets(part, error or "")
+        self._nacked.explain(session.node, kind.type_url, error)
+        self._note_nack(session, kind, part, error, at)
+        return bool(self._unexamined)
+
+    def _examine_all(self) -> None:
+        while self.examine_some(EXAMINED_AT_ONCE):
+            pass
+
+    def _is_unexamined(self, session: Session, kind: Kind) -> bool:
+        """Whether a NACK of the same node and type is not noted yet."""
+        about = (session.node.id, kind.type_url)
+        return any((each.session.node.id, each.answered.kind.type_url) == about for each in self._unexamined)
 
     def _note_rejection(self, session: Session, kind: Kind, rejection: Rejection) -> None:
         """Record a rejection of a type, for operators."""

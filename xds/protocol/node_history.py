@@ -50,7 +50,7 @@ class HistoryEntry:
     accepted: NameSet = NO_NAMES
     """NACKed names that the node accepted."""
     reason: str = ""
-    """The message of the NACK of ``rejected``, cut to ``REASON_CHARS_MAX``."""
+    """The message of the NACK of ``rejected``, or of those before, cut to ``REASON_CHARS_MAX``."""
     draining: Draining | None = None
     """Older versions that the node may use, with times of the machine's monotonic clock; None for no change."""
     replaces: bool = False
@@ -115,6 +115,13 @@ class NackedNames:
         self.remember(entry)
         self._share(entry)
 
+    def explain(self, node: Node, type_url: str, reason: str) -> None:
+        """Add the message of a NACK whose names were added before, unless the node has accepted all of them since."""
+        if self.of(node, type_url):
+            entry = HistoryEntry(node=node_key(node), type_url=type_url, reason=reason[:REASON_CHARS_MAX])
+            self.remember(entry)
+            self._share(entry)
+
     def accept(self, node: Node, type_url: str, names: NameSet) -> None:
         """Remove names that the node accepted; an empty set means all names of the type."""
         known = self.of(node, type_url)
@@ -133,7 +140,10 @@ class NackedNames:
             by_type = self._by_node[entry.node] = {}
             self._bytes += NODE_BYTES
         before = by_type.get(entry.type_url, NO_NAMES)
-        after = self._sets.get(before.union(entry.rejected).difference(entry.accepted))
+        # The set of another process is another object, which is unpacked only if no node has an equal one.
+        rejected = self._sets.get(entry.rejected) if entry.rejected else NO_NAMES
+        accepted = self._sets.get(entry.accepted) if entry.accepted else NO_NAMES
+        after = self._sets.get(before.union(rejected).difference(accepted))
         self._use(after)
         self._release(before)
         if entry.reason or not after:

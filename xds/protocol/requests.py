@@ -5,6 +5,7 @@ and docs/protocol.md#nack.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -245,10 +246,11 @@ def begin_delta(
             unreported = (name for name in names if name not in versions and view.get(name) is not None)
             unknown = (interned.initial_versions.get(state.type_url, name, "") for name in unreported)
             state = state.add_draining(add_all_draining(NOTHING_DRAINS, unknown, NEVER))
+        make = partial(_held_differently, state, versions, interned.initial_versions, view, nacked)
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
             view=view,
-            overrides=_held_differently(state, versions, interned.initial_versions, view, nacked),
+            overrides=make() if versions else interned.doubts.get(state.subscription, nacked, view, make),
             required_names=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
         )
     # All subscribed names are answered; of other reported names, those that do not exist are removed.

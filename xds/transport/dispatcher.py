@@ -39,6 +39,9 @@ long whatever else clients ask of the server.
 """
 RECENT_S = 1.0
 """Changes go out regularly if the last one was so long ago."""
+EXAMINED_AT_ONCE = 8
+EXAMINING_S = 0.002
+"""Resources searched at a time, and seconds of work per turn of the event loop, after a large response was rejected."""
 PAUSE, PAUSE_WHILE_SPREADING = 1, 3
 """How long large requests pause after one while changes go out regularly, and while one is on its way to streams.
 
@@ -131,6 +134,7 @@ class Dispatcher:
         self._cold_since = 0.0
         """Since when the first of them has waited."""
         self._admitting: asyncio.Handle | None = None
+        self._examining: asyncio.Handle | None = None
         self._serving = False
         self._slice: asyncio.Handle | None = None
         self._sliced_at: float | None = None
@@ -187,6 +191,17 @@ class Dispatcher:
                 self._await_turn(stream)
             if hub.has_work or hub.next_tick_at < self._timer_at:
                 self._serve_now()
+            if hub.is_examining and self._examining is None:
+                self._examining = self._loop.call_soon(self._examine)
+
+    def _examine(self) -> None:
+        """Search some resources of rejected responses for secrets, so that the NACKs can be noted."""
+        hub, began = self.hub, monotonic()
+        while hub.examine_some(EXAMINED_AT_ONCE) and monotonic() - began < EXAMINING_S:
+            pass
+        self._pass_on_events()
+        pause_s = self.pause_after(monotonic() - began)
+        self._examining = self._loop.call_later(pause_s, self._examine) if hub.is_examining else None
 
     def _await_turn(self, stream: Stream) -> None:
         now = self._loop.time()
@@ -258,7 +273,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Cancel everything scheduled, for good."""
         self._stopped = True
-        for handle in (self._slice, self._timer, self._aging, self._admitting):
+        for handle in (self._slice, self._timer, self._aging, self._admitting, self._examining):
             if handle is not None:
                 handle.cancel()
         self._slice = self._timer = None
