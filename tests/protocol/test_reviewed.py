@@ -387,6 +387,22 @@ def test_a_route_that_came_with_a_bad_one_may_be_in_use_after_a_return_and_keeps
     assert kinds(client.ack_all()) == ["RDS r@3", "CDS -a"]
 
 
+def test_a_removed_route_that_a_draining_listener_uses_keeps_its_cluster_over_a_restart(world: World) -> None:
+    """Envoy stays subscribed to the route, and reports no version of it."""
+    world.publish(static("b"), listener("l", routes="r"), route("r", 1, "b"))
+    client = world.client()
+    with world.burst():
+        client.request(CDS, have={"a": "1", "b": "1"})
+        client.request(LDS, have={"l": "1"})
+        client.request(RDS, subscribe=["r", "gone"], have={"r": "1"})
+    said = client.take()
+    world.advance(599)
+    said += client.ack_all()
+    assert not [line for line in said if "-a" in line]
+    world.advance(2)
+    assert kinds(client.ack_all()) == ["CDS -a"]
+
+
 def test_a_good_resource_of_a_rejected_response_is_renewed(world: World) -> None:
     """Envoy has it, and would drop it when its TTL ends."""
     world.publish(resource(CDS, "good", 1, ttl_s=6), resource(CDS, "bad", 1, ttl_s=6))

@@ -26,7 +26,7 @@ from xds.model.types import VIRTUAL_HOST
 from xds.model.view import View
 from xds.model.xdstp import all_canonical, canonical
 from xds.protocol.diff import NO_OVERRIDES, InitialVersions, Interned, Overrides, wanted, wants
-from xds.protocol.draining import NEVER, NOTHING_DRAINS, add_all_draining
+from xds.protocol.draining import NEVER, NOTHING_DRAINS, add_all_draining, add_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.policy import Limits, Variant
 from xds.protocol.responses import ResponseCache, fingerprint_held, state_version
@@ -227,25 +227,24 @@ def begin_delta(
     view: View,
     nacked: frozenset[str] | None,
     *,
-    is_back: bool = False,
+    drained_at: float = 0.0,
 ) -> TypeState:
     """Apply the first delta request of a type on a stream.
 
     The reported versions are compared with ``view``, except for those of ``nacked`` names; if ``nacked`` is None, all
-    reported versions are ignored. ``is_back``: the client returned, and may use versions of the type that it does not
-    report, as they came in responses that it rejected; updates of these may be held.
+    reported versions are ignored. ``drained_at`` is not 0 if the client returned, and may use versions of the type
+    that it does not report: they came in responses that it rejected, and updates of them may be held, or they no longer
+    exist, and listeners use them that have drained by then.
     """
     names = _subscribed(request)
     legacy = not names and state.kind.policy.legacy_wildcard
     state = state._replace(dirty=True, subscription=interned.subscriptions.get(legacy, names))
     versions = _reported(request)
-    if nacked is not None and (versions or nacked or is_back):
+    if nacked is not None and (versions or nacked or drained_at):
         # Names that do not exist must be answered; the others are sent if the client has another version.
         missing = (name for name in names if view.known_as(name) is None)
-        if is_back:
-            unreported = (name for name in names if name not in versions and view.get(name) is not None)
-            unknown = (interned.initial_versions.get(state.type_url, name, "") for name in unreported)
-            state = state.add_draining(add_all_draining(NOTHING_DRAINS, unknown, NEVER))
+        if drained_at:
+            state = _with_unreported(state, names - versions.keys(), interned.initial_versions, view, drained_at)
         make = partial(_held_differently, state, versions, interned.initial_versions, view, nacked)
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
@@ -261,6 +260,17 @@ def begin_delta(
         response_due=state.subscription.open_ended,
         overrides=Map(reported) if reported else NO_OVERRIDES,
     )
+
+
+def _with_unreported(
+    state: TypeState, names: Iterable[str], initial_versions: InitialVersions, view: View, drained_at: float
+) -> TypeState:
+    """Return the state of a client that may use any version of these names."""
+    for name in names:
+        unknown = initial_versions.get(state.type_url, name, "")
+        until = NEVER if view.get(name) is not None else drained_at
+        state = state.add_draining(add_draining(NOTHING_DRAINS, unknown, until))
+    return state
 
 
 def _held_differently(

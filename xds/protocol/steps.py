@@ -106,8 +106,10 @@ class Steps:
         stuck = _notice_return(draft, source, kind, reported=reported, warms=history.warms)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
-            back = draft.is_returning and kind.stage is Stage.ROUTES
-            state = begin_delta(state, request, interned, view, None if stuck else history.nacked.names, is_back=back)
+            is_back = draft.is_returning and kind.stage is Stage.ROUTES
+            drained_at = draft.soon + self._rules.ordering.listener_drain_s if is_back else 0.0
+            nacked = None if stuck else history.nacked.names
+            state = begin_delta(state, request, interned, view, nacked, drained_at=drained_at)
         else:
             if reported:
                 draft.keep_private()
