@@ -3,11 +3,12 @@
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
-from grpc import aio
 from support.waiting import turns
 
 from xds.api import admin, grpc_admission
+from xds.api.admission import Admission
 from xds.api.call_turns import CallTurns
 
 
@@ -19,8 +20,8 @@ class Begun:
         self.at: list[int] = []
         self.turns = CallTurns(asyncio.get_running_loop())
 
-    async def call(self) -> None:
-        await self.turns.take()
+    async def call(self, connection: str = "many") -> None:
+        await self.turns.take(connection)
         self.at.append(self.turn)
 
     async def pass_turns(self, count: int) -> None:
@@ -41,12 +42,23 @@ async def test_calls_that_come_at_once_begin_in_turns_that_differ() -> None:
     assert begun.at[-1] == begun.turn  # a call that comes by itself does not wait
 
 
+async def test_a_connection_with_many_calls_does_not_hold_up_another() -> None:
+    begun = Begun()
+    calls = [asyncio.create_task(begun.call()) for _ in range(50)]
+    await begun.pass_turns(1)
+    other = asyncio.create_task(begun.call("other"))
+    await begun.pass_turns(6)
+    assert other.done()
+    await begun.pass_turns(60)
+    await asyncio.gather(*calls)
+
+
 async def test_each_request_and_each_call_takes_its_turn_and_a_health_check_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken: list[str] = []
 
-    async def turn() -> None:
+    async def turn(_: str) -> None:
         taken.append("turn")
 
     async def app(scope: Any, *_: Any) -> None:
@@ -59,9 +71,20 @@ async def test_each_request_and_each_call_takes_its_turn_and_a_health_check_none
     assert taken == ["/healthz", "turn", "/readyz", "turn", "/v1/groups"]
     taken.clear()
 
-    async def known(_: Any) -> Any:
+    class Context:
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
+    async def answered(*_: Any) -> Any:
         taken.append("call")
 
-    interceptor: aio.ServerInterceptor = grpc_admission.GrpcAdmission(None, None)  # type: ignore[arg-type]
-    await interceptor.intercept_service(known, None)
-    assert taken == ["turn", "call"]
+    async def streamed(*_: Any) -> Any:
+        taken.append("stream")
+        yield
+
+    admitting = grpc_admission.GrpcAdmission(None, Admission())  # type: ignore[arg-type]
+    one = admitting._counted("Apply", grpc.stream_unary_rpc_method_handler(answered))
+    await one.stream_unary(None, Context())
+    many = admitting._counted("Watch", grpc.stream_stream_rpc_method_handler(streamed))
+    _ = [each async for each in many.stream_stream(None, Context())]
+    assert taken == ["turn", "call", "turn", "stream"]

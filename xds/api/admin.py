@@ -214,7 +214,7 @@ class InTurns:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope.get("path") != "/healthz":
-            await turn_to_begin()
+            await turn_to_begin(str(scope.get("client")))
         await self._app(scope, receive, send)
 
 

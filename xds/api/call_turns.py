@@ -10,18 +10,19 @@ from weakref import WeakKeyDictionary
 
 
 class CallTurns:
-    """The calls that wait to begin in an event loop, in the order in which they came."""
+    """The calls that wait to begin in an event loop. Connections have their turns one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_soon = loop.call_soon
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """Who waits, by connection; the one whose turn is next comes first."""
         self._is_taken = False
 
-    async def take(self) -> None:
+    async def take(self, connection: str) -> None:
         """Return once no other call begins in this turn of the event loop."""
         if self._is_taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            self._waiting.setdefault(connection, deque()).append(turn)
             await turn
         else:
             self._is_taken = True
@@ -29,7 +30,11 @@ class CallTurns:
 
     def _next(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            connection = next(iter(self._waiting))
+            turns = self._waiting.pop(connection)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[connection] = turns
             if not turn.done():  # else its call was cancelled
                 turn.set_result(None)
                 self._call_soon(self._next)
@@ -40,9 +45,9 @@ class CallTurns:
 _turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, CallTurns]" = WeakKeyDictionary()
 
 
-async def turn_to_begin() -> None:
-    """Return once it is the turn of a call to begin, in this event loop."""
+async def turn_to_begin(connection: str) -> None:
+    """Return once it is the turn of a call of a connection to begin, in this event loop."""
     loop = asyncio.get_running_loop()
     if (turns := _turns.get(loop)) is None:
         turns = _turns[loop] = CallTurns(loop)
-    await turns.take()
+    await turns.take(connection)

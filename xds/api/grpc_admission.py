@@ -91,7 +91,6 @@ class GrpcAdmission(aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return the handler of a call; of a method that does not exist, one that tells it to known callers only."""
-        await turn_to_begin()
         handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
         if handler is None:
             return self._counted(UNKNOWN_CALL, self._unknown)
@@ -105,6 +104,7 @@ class GrpcAdmission(aio.ServerInterceptor):
             async def answering(requests: Any, context: Any) -> Any:
                 try:
                     with self._counting(what, context):
+                        await turn_to_begin(context.peer())
                         return await answer(requests, context)
                 except aio.BaseError:  # an abort, or the client has left
                     raise
@@ -118,6 +118,7 @@ class GrpcAdmission(aio.ServerInterceptor):
         async def streaming(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 with self._counting(what, context):
+                    await turn_to_begin(context.peer())
                     async for each in answers(requests, context):
                         yield each
                 return
