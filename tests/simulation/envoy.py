@@ -157,10 +157,12 @@ class Envoy:
         """Names that it holds in another version than it reports, without the server being able to know."""
         self.untold: set[str] = set()
         """Listeners in use that the next server is not told of: a newer one is warming, or they came with bad ones."""
+        self.hidden: set[str] = set()
+        """Listeners that it had when it came to another server, and did not report."""
         self.warming_at_return: set[str] = set()
         self.keeps_listeners = False
-        """It returned with listeners that were warming. It does not report them, so that nobody removes them, and it
-        may subscribe to their routes for ever."""
+        """It returned with listeners that were warming, or came with bad ones. It does not report them, so that nobody
+        removes them, and it may subscribe to their routes for ever."""
         self.worked: set[Key] = set()
         self._busy_until = 0.0
         self._steps = 0
@@ -273,9 +275,14 @@ class Envoy:
             return not content.names(CDS) and content.names(RDS) <= reported
 
         self.draining = [(content, until) for content, until in self.draining if is_told(content)]
-        unreported = self.listeners.keys() - {name for each in self._of(LDS) for name in each.reported}
-        hidden = (self.warming_listeners.keys() & self.listeners) | unreported
+        hidden = (self.warming_listeners.keys() & self.listeners) | self.unreported_listeners
         self.untold |= {name for name in hidden if not is_told(self.listeners[name])}
+        self.hidden |= hidden
+
+    @property
+    def unreported_listeners(self) -> set[str]:
+        """Listeners in use that it does not report, as they came in a response that it rejected."""
+        return self.listeners.keys() - {name for each in self._of(LDS) for name in each.reported}
 
     def stall(self, seconds: float) -> None:
         """Pause for a time."""
@@ -688,5 +695,6 @@ class Envoy:
                 continue
             where = f"{self.node_id}: {short(key[0])} {key[1]}"
             assert missing <= self.rejected_clusters, f"{where} uses {sorted(missing)}, which are not there"
-            assert key not in self.worked, f"{where} worked before, now uses {sorted(missing)}, which were rejected"
+            works_no_more = key in self.worked and not (key[0] == LDS and key[1] in self.hidden)
+            assert not works_no_more, f"{where} worked before, now uses {sorted(missing)}, which were rejected"
         self.worked = works

@@ -275,7 +275,8 @@ class World:
             line.envoy is envoy for other in self.servers for line in other.lines.values()
         )
         envoy.warming_at_return = {name for name, cluster in envoy.clusters.items() if cluster.warming}
-        envoy.keeps_listeners = envoy.keeps_listeners or bool(envoy.warming_listeners)
+        hidden = envoy.warming_listeners.keys() | envoy.unreported_listeners
+        envoy.keeps_listeners = envoy.keeps_listeners or bool(hidden)
         self._connect(envoy)
 
     def _change_server(self, envoy: Envoy, before: Server, server: Server) -> None:
