@@ -57,6 +57,7 @@ def test_a_large_rejected_response_is_searched_piece_by_piece_and_then_its_nacks
     assert len(searched) == MANY
     assert messages_of(world.events()) == [("n0", "a [redacted]"), ("n1", "a [redacted]")]
     assert not world.hub.is_examining
+    assert not world.hub.examine_some(EXAMINED_AT_ONCE)
     (stream,) = clients[0].streams.values()
     assert stream.session is not None
     assert stream.session.rejections_of(stream.states[CDS].kind)[0].message == "a [redacted]"

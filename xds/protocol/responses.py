@@ -486,8 +486,7 @@ class ResponseCache:
         found = self._last.get(type_url)
         if found is None or found[2] <= after or found[0] != key:
             return None
-        if found[1] in self._ages:
-            self._ages[found[1]] = (key, 0)
+        self._ages[found[1]] = (key, 0)
         self._hits += 1
         return found[1]
 
@@ -537,11 +536,9 @@ class ResponseCache:
 
     def evict_idle(self) -> None:
         """Drop the responses that were not used during the last ``AGE_MAX`` calls."""
-        idle = {response: key for response, (key, age) in self._ages.items() if age >= AGE_MAX}
-        for key in idle.values():
+        for key in [key for key, age in self._ages.values() if age >= AGE_MAX]:
             self._forget(key)
         self._ages = {response: (key, age + 1) for response, (key, age) in self._ages.items()}
-        self._last = {type_url: last for type_url, last in self._last.items() if last[1] not in idle}
 
     def drop_replaced(
         self, before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], groups: Iterable[str]
@@ -569,6 +566,8 @@ class ResponseCache:
         response = self._entries.pop(key)
         self._bytes -= response.bytes_kept
         del self._ages[response]
+        if (last := self._last.get(response.view.type_url)) is not None and last[1] is response:
+            del self._last[response.view.type_url]
         subscription = response.subscription
         self._names_bytes -= response.names_bytes
         self._subscriptions[subscription] -= 1
