@@ -8,7 +8,6 @@ answered in between.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Set
-from itertools import islice
 from time import monotonic, thread_time
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from xds.protocol.responses import Part
 from xds.protocol.sessions import Stream
 from xds.protocol.status import Event, Overdue, Refused
 from xds.transport.admission import StreamAdmission
+from xds.transport.newcomers import Newcomers
 
 ADMITTED_AT_ONCE = 16
 ADMITTING_S = 0.002
@@ -129,10 +129,7 @@ class Dispatcher:
         self._sinks: dict[Stream, Sink] = {}
         self._backlog: deque[Stream] = deque()
         self._urgent: deque[Stream] = deque()
-        self._cold: dict[Stream, float] = {}
-        """New clients that wait for their first answer, and since when."""
-        self._cold_since = 0.0
-        """Since when the first of them has waited."""
+        self._cold = Newcomers()
         self._admitting: asyncio.Handle | None = None
         self._examining: asyncio.Handle | None = None
         self._serving = False
@@ -159,7 +156,7 @@ class Dispatcher:
         return stream
 
     def _shed_past_capacity(self, others: int, peer: Peer, sink: Sink) -> None:
-        waited_s = self._loop.time() - self._cold_since if self._cold else 0.0
+        waited_s = self._loop.time() - self._cold.since if self._cold else 0.0
         try:
             self.admission.check(others, len(self._cold), waited_s)
         except StreamRefusedError as shed:
@@ -204,26 +201,23 @@ class Dispatcher:
         self._examining = self._loop.call_later(pause_s, self._examine) if hub.is_examining else None
 
     def _await_turn(self, stream: Stream) -> None:
-        now = self._loop.time()
-        if not self._cold:
-            self._cold_since = now
-            if self._admitting is None:
-                self._admitting = self._loop.call_soon(self._admit)
-        self._cold[stream] = now
+        if not self._cold and self._admitting is None:
+            self._admitting = self._loop.call_soon(self._admit)
+        self._cold.add(stream, self._loop.time())
 
     def _admit(self) -> None:
-        """Answer the new streams that have waited longest; the others after the event loop had its turn.
+        """Answer the new streams whose turn it is; the others after the event loop had its turn.
 
         While memory is short, one at a time, with a pause after it.
         """
         pause_s = self.admission.pause_s
         until = monotonic() + ADMITTING_S
-        for stream in list(islice(self._cold, 1 if pause_s else ADMITTED_AT_ONCE)):
-            del self._cold[stream]
-            self._tell(stream)
+        left = 1 if pause_s else ADMITTED_AT_ONCE
+        while self._cold and left:
+            left -= 1
+            self._tell(self._cold.take())
             if monotonic() > until:
                 break
-        self._cold_since = next(iter(self._cold.values()), 0.0)
         if pause_s:  # also if none waits: the next one must not come at once
             self._admitting = self._loop.call_later(pause_s, self._admit_next)
         else:
@@ -243,7 +237,7 @@ class Dispatcher:
         """Remove a stream that has ended; ``why`` is for operators."""
         self._sinks.pop(stream, None)
         stream.owner = None
-        self._cold.pop(stream, None)
+        self._cold.discard(stream)
         self.hub.close(stream, why)
         self._serve_now()
 
