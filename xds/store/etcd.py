@@ -184,7 +184,7 @@ class EtcdStore(Store):
         must_be_kept(after, oldest=self._oldest, newest=self._notifier.revision)
         if after == self._notifier.revision:
             return []
-        recent = self._index.recent(after, limit)
+        recent = self._index.recent.after(after, limit)
         if recent is not None:
             return recent
         head, at = await self._read_present_head()

@@ -6,7 +6,6 @@ SQLite runs on a thread of its own, so that neither a disk sync nor a large read
 import asyncio
 import logging
 import sqlite3
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +36,7 @@ from xds.store.errors import (
     UnavailableError,
 )
 from xds.store.place import Place, PlaceContent, other_file_message, write_again
+from xds.store.recent import RecentEntries
 from xds.store.revision_notifier import RevisionNotifier
 
 log = logging.getLogger("xds")
@@ -44,9 +44,6 @@ T = TypeVar("T")
 
 ERASE_AT_ONCE = 100
 """Entries that one transaction of ``compact`` removes: appends can run in between."""
-RECENT_ENTRIES_MAX = 1_000
-RECENT_OPERATIONS_MAX = 10_000
-"""Bounds of the newest entries in memory, which watches read without waiting for the disk."""
 LOOK_EVERY_S = 1.0
 """How often to check that the files are in place, besides before and after every commit."""
 
@@ -67,8 +64,7 @@ class SqliteStore(Store):
         self._thread = thread
         self._looking: asyncio.Task[None] | None = None
         self._notifier = RevisionNotifier(_present(database)[0])
-        self._recent: deque[Stored] = deque()
-        self._recent_operations = 0
+        self._recent = RecentEntries()
         self.epoch = str(database.execute("SELECT epoch FROM present").fetchone()[0])
 
     @classmethod
@@ -138,12 +134,12 @@ class SqliteStore(Store):
         return await self._run(lambda: _state(self._database, revision))
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
-        recent, newest = self._recent, self._notifier.revision
+        newest = self._notifier.revision
         # An entry whose outcome was unknown at first may be committed and yet missing in ``_recent``.
-        whole = bool(recent) and recent[-1].revision == newest
-        if whole and recent[0].revision <= after + 1 <= newest + 1 and not self._notifier.is_closed():
-            at = after + 1 - recent[0].revision
-            return [recent[number] for number in range(at, min(at + limit, len(recent)))]
+        if self._recent.newest == newest and after <= newest and not self._notifier.is_closed():
+            recent = self._recent.after(after, limit)
+            if recent is not None:
+                return recent
         return await self._run(lambda: _entries(self._database, after, limit))
 
     def watch(self, after: int) -> AsyncIterator[Stored]:
@@ -152,8 +148,7 @@ class SqliteStore(Store):
     async def compact(self, revision: int) -> int:
         while True:
             oldest = await self._run(lambda: self._write(lambda: _forget(self._database, revision)))
-            while self._recent and self._recent[0].revision <= oldest:
-                self._recent_operations -= len(self._recent.popleft().entry.operations)
+            self._recent.forget(oldest)
             if oldest >= revision:
                 return oldest
 
@@ -198,13 +193,7 @@ class SqliteStore(Store):
         revision, is_new = appended.result()
         if is_new:
             first = revision - len(entries) + 1
-            if self._recent and self._recent[-1].revision != first - 1:
-                self._recent.clear()
-                self._recent_operations = 0
-            self._recent.extend(Stored(first + number, entry) for number, entry in enumerate(entries))
-            self._recent_operations += sum(len(entry.operations) for entry in entries)
-            while len(self._recent) > RECENT_ENTRIES_MAX or self._recent_operations > RECENT_OPERATIONS_MAX:
-                self._recent_operations -= len(self._recent.popleft().entry.operations)
+            self._recent.add(Stored(first + number, entry) for number, entry in enumerate(entries))
         self._see(revision)
 
     def _find_kept(self, ids: tuple[str, ...]) -> tuple[int, dict[str, FoundEntry]]:
