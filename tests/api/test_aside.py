@@ -1,7 +1,9 @@
 """Large bodies and answers are processed on a thread, while the event loop goes on with everything else."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -121,6 +123,25 @@ async def test_one_work_of_a_caller_runs_at_a_time_and_another_caller_has_its_tu
     assert held.began.count("third") == 1
     assert held.began.index("third") < 6
     assert held.began.count("many") == 20
+
+
+async def test_what_work_that_failed_was_given_is_freed_at_once() -> None:
+    """Bodies of megabytes would otherwise stay until the garbage collector runs, which is rare."""
+
+    class Body:
+        def read(self) -> None:
+            raise ValueError("not as it should be")
+
+    body = Body()
+    left = weakref.ref(body)
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="not as it should be"):
+            await run_in_thread(LARGE_BYTES + 1, body.read)
+        del body
+        await wait_until(left, equals=None)
+    finally:
+        gc.enable()
 
 
 async def test_work_whose_call_was_cancelled_keeps_its_turn_until_it_ends() -> None:

@@ -80,4 +80,7 @@ async def run_in_thread(size_bytes: int, work: Callable[[], T]) -> T:
     await turns.take(caller)
     running = loop.run_in_executor(None, copy_context().run, work)
     running.add_done_callback(lambda _: turns.give_back(caller))
-    return await asyncio.shield(running)  # the thread goes on where the call is cancelled, and keeps its turn
+    try:
+        return await asyncio.shield(running)  # the thread goes on where the call is cancelled, and keeps its turn
+    finally:
+        del running, work  # else an error, its traceback and this frame hold each other, and the data
