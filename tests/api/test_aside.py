@@ -5,7 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -136,10 +136,10 @@ async def test_what_work_that_failed_was_given_is_freed_at_once() -> None:
     left = weakref.ref(body)
     gc.disable()
     try:
-        with pytest.raises(ValueError, match="not as it should be"):
+        with suppress(ValueError):  # pytest.raises would hold the error
             await run_in_thread(LARGE_BYTES + 1, body.read)
         del body
-        await wait_until(left, equals=None)
+        await wait_until(left, equals=None, timeout_s=5)
     finally:
         gc.enable()
 
