@@ -139,7 +139,7 @@ async def test_what_work_that_failed_was_given_is_freed_at_once() -> None:
         with suppress(ValueError):  # pytest.raises would hold the error
             await run_in_thread(LARGE_BYTES + 1, body.read)
         del body
-        await wait_until(left, equals=None, timeout_s=5)
+        await wait_until(lambda: left() is None, timeout_s=5)
     finally:
         gc.enable()
 
