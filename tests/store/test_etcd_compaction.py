@@ -9,7 +9,7 @@ from simulation.stage import Stage, stage
 
 from xds.store.entries import Entry, Key, State, Store
 from xds.store.errors import CompactedError, OutcomeUnknownError, UnavailableError
-from xds.store.log_index import LogIndex
+from xds.store.recent import RecentEntries
 
 A, B = (Key("default", "type.googleapis.com/envoy.config.cluster.v3.Cluster", name) for name in "ab")
 SEEDS = range(25)
@@ -75,7 +75,7 @@ def test_the_history_only_gets_shorter_and_nothing_that_it_had_is_lost(seed: int
 def test_a_read_that_a_compaction_overtakes_has_all_of_it_or_says_that_it_is_gone(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LogIndex, "recent", lambda *_: None)  # reads come from etcd, as those of an old entry do
+    monkeypatch.setattr(RecentEntries, "after", lambda *_: None)  # reads come from etcd, as those of an old entry do
     with stage(seed) as on:
         (one, compacting), (other, reading) = on.open(), on.open()
         written(on, one, compacting)
