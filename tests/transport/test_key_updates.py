@@ -15,8 +15,8 @@ from support.transports import settings_on
 from xds.embed import ControlPlane
 from xds.transport.native_connection import NativeConnection
 
-UPDATES = 20_000
-"""Half a megabyte: far more than the system's buffers and the limit together."""
+UPDATES = 100_000
+"""Nearly 3 MB of answers: more than the buffers and the limit together. Half a megabyte fitted now and then."""
 
 
 @pytest.fixture
