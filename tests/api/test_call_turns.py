@@ -18,7 +18,7 @@ class Begun:
     def __init__(self) -> None:
         self.turn = 0
         self.at: list[int] = []
-        self.turns = CallTurns(asyncio.get_running_loop())
+        self.turns = CallTurns()
 
     async def call(self, connection: str = "many") -> None:
         await self.turns.take(connection)

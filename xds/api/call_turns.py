@@ -12,8 +12,7 @@ from weakref import WeakKeyDictionary
 class CallTurns:
     """The calls that wait to begin in an event loop. Connections have their turns one after the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._call_soon = loop.call_soon
+    def __init__(self) -> None:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """Who waits, by connection; the one whose turn is next comes first."""
         self._is_taken = False
@@ -26,7 +25,7 @@ class CallTurns:
             await turn
         else:
             self._is_taken = True
-            self._call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         while self._waiting:
@@ -37,7 +36,7 @@ class CallTurns:
                 self._waiting[connection] = turns
             if not turn.done():  # else its call was cancelled
                 turn.set_result(None)
-                self._call_soon(self._next)
+                asyncio.get_running_loop().call_soon(self._next)
                 return
         self._is_taken = False
 
@@ -49,5 +48,5 @@ async def turn_to_begin(connection: str) -> None:
     """Return once it is the turn of a call of a connection to begin, in this event loop."""
     loop = asyncio.get_running_loop()
     if (turns := _turns.get(loop)) is None:
-        turns = _turns[loop] = CallTurns(loop)
+        turns = _turns[loop] = CallTurns()
     await turns.take(connection)

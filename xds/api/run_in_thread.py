@@ -23,7 +23,7 @@ CALLER: ContextVar[str] = ContextVar("xds_caller", default="")
 """Who shares the turns of the present call: ``Call.source``."""
 
 
-class Turns:
+class ThreadTurns:
     """Grants turns to callers, one after the other: ``AT_ONCE_MAX`` at a time, and one to each caller."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Turns:
                 self._waiting[caller] = turns
 
 
-_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Turns, Turns]]" = WeakKeyDictionary()
+_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[ThreadTurns, ThreadTurns]]" = WeakKeyDictionary()
 """The turns of large and of huge work, by event loop."""
 
 
@@ -75,7 +75,7 @@ async def run_in_thread(size_bytes: int, work: Callable[[], T]) -> T:
         return work()
     loop, caller = asyncio.get_running_loop(), CALLER.get()
     if loop not in _turns:
-        _turns[loop] = Turns(), Turns()
+        _turns[loop] = ThreadTurns(), ThreadTurns()
     turns = _turns[loop][size_bytes > HUGE_BYTES]
     await turns.take(caller)
     running = loop.run_in_executor(None, copy_context().run, work)
