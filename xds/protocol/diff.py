@@ -249,7 +249,7 @@ class InitialVersions:
 # --- Interning -------------------------------------------------------------------------------------------------------
 
 UNSENT_KEPT = 4
-"""Maximum results that ``Unsent`` keeps, and ``Doubts``."""
+"""Maximum results that ``Unsent`` keeps, and ``NackedOverrides``."""
 
 
 _Reference = Callable[[], Subscription | None]
@@ -278,7 +278,7 @@ class Unsent:
         return found
 
 
-class Doubts:
+class NackedOverrides:
     """A cache of the last few overrides of clients that report nothing, and rejected names on an earlier stream.
 
     The nodes of a fleet reject the same names. Thousands that return share one value, and so one response.
@@ -306,11 +306,11 @@ class Doubts:
 class Interned:
     """The tables of shared values."""
 
-    __slots__ = ("doubts", "initial_versions", "name_sets", "subscriptions", "unsent")
+    __slots__ = ("initial_versions", "nacked_overrides", "name_sets", "subscriptions", "unsent")
 
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
         self.initial_versions = InitialVersions()
         self.unsent = Unsent()
-        self.doubts = Doubts()
+        self.nacked_overrides = NackedOverrides()
         self.name_sets = NameSets()

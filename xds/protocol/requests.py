@@ -249,7 +249,7 @@ def begin_delta(
         return state._replace(
             response_due=state.subscription.open_ended and not versions,
             view=view,
-            overrides=make() if versions else interned.doubts.get(state.subscription, nacked, view, make),
+            overrides=make() if versions else interned.nacked_overrides.get(state.subscription, nacked, view, make),
             required_names=frozenset(name for name in missing if name != WILDCARD and glob_of(name) is None),
         )
     # All subscribed names are answered; of other reported names, those that do not exist are removed.
