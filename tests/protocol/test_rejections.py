@@ -368,6 +368,32 @@ def test_nack_of_the_same_response_leads_to_the_same_shared_values_for_all_clien
     assert len({id(rejection.versions) for rejection in rejections}) == 1
 
 
+def test_nack_of_one_node_costs_the_others_no_shortcut(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ACK of a node with NACKed names is looked at in full, one of any other node is not."""
+    world.publish(endpoints("a", 1))
+    first, second, bad = clients = [world.client(node=name) for name in ("first", "second", "bad")]
+    for client in clients:
+        client.subscribe(EDS, "a")
+        client.ack(EDS)
+    world.publish(endpoints("a", 2))
+    first.ack(EDS)
+    second.ack(EDS)
+    bad.nack(EDS)
+    world.publish(endpoints("a", 3))
+    short: list[bool] = []
+    take_ack = world.hub.take_ack
+    monkeypatch.setattr(world.hub, "take_ack", lambda *given: short.append(take_ack(*given)) or short[-1])
+    first.ack(EDS)
+    second.ack(EDS)  # its step is cached
+    assert short == [False, True]
+    bad.ack(EDS)
+    assert short == [False, True, False]
+    world.publish(endpoints("a", 4))
+    for client in clients:
+        client.ack(EDS)
+    assert short[3:] == [False, True, True]  # it has accepted what it rejected
+
+
 def test_nack_after_nack_of_new_clusters_ends_once_the_client_asks_for_their_endpoints(world: World) -> None:
     """In whichever rejected response a cluster was sent, a request for its endpoints shows that it was accepted."""
     world.publish(cluster("a"), endpoints("a"), route("r", 1, "a"))

@@ -6,7 +6,7 @@ in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mut
 connected streams, the node history, the timers and the counters.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from sys import getsizeof
@@ -149,6 +149,8 @@ class Hub:
         self._hiding: tuple[Part | None, Callable[[str], str]] = (None, lambda text: text)
         """The part that was rejected last, by one stream or by thousands, and its function of ``hider``."""
         self._unexamined, self._examined = deque[Unexamined](), 0  # and how many resources of the first are searched
+        self._unexamined_of = Counter[tuple[str, str]]()
+        """How many of them are of a node's id and a type."""
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """Group, variant and whether it is gRPC's client, to the initial client state."""
@@ -301,10 +303,10 @@ class Hub:
     def take_ack(self, stream: Stream, data: bytes, now: float) -> bool:
         """Apply a request if it is a cached plain ACK after which nothing is sent; else return False.
 
-        While any node has NACKed names, this shortcut is off for all nodes, since an ACK may clear names.
+        A node with NACKed names takes no shortcut, since an ACK may clear names.
         """
         session = stream.session
-        if session is None or session.marks or self._nacked_by_node:
+        if session is None or session.marks or (self._nacked_by_node and self._nacked.knows(session.node)):
             return False
         steps = session.client_state.steps
         step = steps.get(data) if steps is not None else None
@@ -506,7 +508,7 @@ class Hub:
         kind, part, error = answered
         traffic = self._measures.of(session.group, kind.type_url)
         if error is None:
-            if self._unexamined and self._is_unexamined(session, kind):
+            if self._unexamined_of and self._unexamined_of[session.node.id, kind.type_url]:
                 self._examine_all()  # what a node says of a type is noted in its order
             traffic.acks += 1
             self._counters.acks += 1
@@ -523,6 +525,7 @@ class Hub:
             return
         self._nacked.add(session.node, kind.type_url, part.name_set)  # at once: the node may reconnect
         self._unexamined.append(Unexamined(session, answered, self._coarse))
+        self._unexamined_of[session.node.id, kind.type_url] += 1
         if len(self._unexamined) > UNEXAMINED_MAX:
             self._examine_all()
 
@@ -558,6 +561,10 @@ class Hub:
         self._examined = 0
         self._unexamined.popleft()
         kind, part, error = answered
+        about = (session.node.id, kind.type_url)
+        self._unexamined_of[about] -= 1
+        if not self._unexamined_of[about]:
+            del self._unexamined_of[about]
         error = self._hide_secrets(part, error or "")
         self._nacked.explain(session.node, kind.type_url, error)
         self._note_nack(session, kind, part, error, at)
@@ -566,11 +573,6 @@ class Hub:
     def _examine_all(self) -> None:
         while self.examine_some(EXAMINED_AT_ONCE):
             pass
-
-    def _is_unexamined(self, session: Session, kind: Kind) -> bool:
-        """Whether a NACK of the same node and type is not noted yet."""
-        about = (session.node.id, kind.type_url)
-        return any((each.session.node.id, each.answered.kind.type_url) == about for each in self._unexamined)
 
     def _note_rejection(self, session: Session, kind: Kind, rejection: Rejection) -> None:
         """Record a rejection of a type, for operators."""

@@ -43,6 +43,7 @@ from xds.serving.feed import (
     decode,
     encode,
 )
+from xds.serving.names_feed import NamesDecoder, NamesEncoder
 from xds.serving.own_figures import process_figures
 from xds.serving.streams import Streams
 from xds.transport.channel import Channel
@@ -62,6 +63,7 @@ class ServingWorker:
         self._catalog = Catalog(check_references=False)  # the parent has checked the references
         self._streams: Streams | None = None
         self._questions = Questions()
+        self._decoder, self._encoder = NamesDecoder(), NamesEncoder()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._lag = LoopLag()
@@ -78,7 +80,7 @@ class ServingWorker:
 
     def _on_message(self, data: bytes) -> None:
         try:
-            self._handle(decode(data))
+            self._handle(self._decoder.decode(data))
         except Exception as error:
             _fail(error)
 
@@ -125,7 +127,7 @@ class ServingWorker:
             choose_schema("of the parent", lambda: schema)
         load_schema().hide(begin.settings.redact.fields, begin.settings.redact.headers)
         self._catalog.resume(decode(begin.state), begin.revision)
-        share = lambda entry: self._channel.send(encode(Remember(entry)))  # noqa: E731
+        share = lambda entry: self._channel.send(self._encoder.encode(Remember(entry)))  # noqa: E731
         report = lambda told: self._channel.send(encode(told))  # noqa: E731
         self._streams = Streams(
             begin.settings,

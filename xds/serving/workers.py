@@ -55,6 +55,7 @@ from xds.serving.feed import (
     encode,
 )
 from xds.serving.memory_watch import MemoryState, MemoryWatch, reader, worst
+from xds.serving.names_feed import NamesDecoder, NamesEncoder
 from xds.serving.own_figures import process_figures
 from xds.serving.served import ServedRevisions
 from xds.serving.worker_settings import plain
@@ -120,6 +121,8 @@ class WorkerStreams:
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""
         self._questions: dict[PooledProcess, Questions] = {}
+        self._decoders: dict[PooledProcess, NamesDecoder] = {}
+        self._encoders: dict[PooledProcess, NamesEncoder] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
@@ -381,6 +384,7 @@ class WorkerStreams:
 
     def _begin(self, worker: PooledProcess) -> None:
         self._questions[worker] = Questions()
+        self._decoders[worker], self._encoders[worker] = NamesDecoder(), NamesEncoder()
         entries = (*self._nacked.entries(), *self._draining.entries())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
@@ -404,7 +408,7 @@ class WorkerStreams:
 
     def _on_message(self, worker: PooledProcess, data: bytes) -> None:
         assert self._pool is not None
-        match decode(data):
+        match self._decoders[worker].decode(data):
             case Ready():
                 self._pool.mark_ready(worker)
             case Rejected() as rejected:
@@ -420,12 +424,12 @@ class WorkerStreams:
                 self.measures.add(figures.measures)
                 self._accepted.setdefault(worker, Histogram()).add(figures.measures.all_accepted())
                 self.on_memory(self.memory)
-            case Remember(entry):
+            case Remember(entry) as remember:
                 self._nacked.remember(entry)
                 self._draining.remember(entry)
                 for other in self._pool.workers:
                     if other is not worker:
-                        other.channel.send(data)
+                        other.channel.send(self._encoders[other].encode(remember))
             case Ask() as ask:
                 task = self._background.run("answer a worker", self._answer(worker, ask))
                 self._answering.add(task)
@@ -435,6 +439,7 @@ class WorkerStreams:
 
     def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
         self._questions.pop(worker).give_up()  # its nodes are left out of the answers
+        del self._decoders[worker], self._encoders[worker]
         self._served.forget(worker)
         self.known.end_process(worker.pid, time.time_ns() // 1_000_000)
         figures = self._figures.pop(worker, None)
