@@ -35,7 +35,14 @@ from xds.registry.keeping import NodeKeeper
 from xds.registry.known_nodes import KnownNodes
 from xds.reporting.attributions import Attributions
 from xds.reporting.directory_status import DirectoryStatus
-from xds.reporting.events import log_certificates, log_little_room, log_rebalance, log_tls_failure, log_tls_problem
+from xds.reporting.events import (
+    flush_changes,
+    log_certificates,
+    log_little_room,
+    log_rebalance,
+    log_tls_failure,
+    log_tls_problem,
+)
 from xds.reporting.nacks import NackLog
 from xds.schema.notices import Notices
 from xds.schema.origin import built_with
@@ -383,6 +390,7 @@ class App:
         await self._keeper.stop()
         await self._streams.stop()
         self._nack_log.flush()
+        flush_changes()
         if self._admin is not None:
             await self._admin.stop()
 

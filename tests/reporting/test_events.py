@@ -1,5 +1,6 @@
 """What the log says of changes, and of streams."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -29,8 +30,11 @@ def stored(revision: int, *operations: tuple[str, str, str, bytes | None], rules
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What is logged, by ``log`` and by the merged log, whose windows are empty."""
+    """What is logged, by ``log`` and by the merged logs, whose windows are empty."""
     monkeypatch.setattr(events, "peers_log", MergedLog(structlog.get_logger("xds")))
+    monkeypatch.setattr(
+        events, "changes_log", MergedLog(structlog.get_logger("xds"), lines_max=events.CHANGES_LOGGED_MAX)
+    )
     with capture_logs() as captured:
         yield captured
 
@@ -59,8 +63,19 @@ def test_pushes_of_endpoints_do_not_fill_the_log(lines: Any) -> None:
     assert 1 < len(lines) <= 11
     events.log_entry(stored(1_000, ("web", CLUSTER, "a", b"x")))
     assert lines[-1]["revision"] == 1_000
-    events.peers_log.flush()
+    events.flush_changes()
     assert (lines[-1]["revision"], lines[-1]["count"]) == (999, 1_000 - len(lines) + 2)
+
+
+def test_other_changes_have_a_line_each_up_to_ten_a_second_of_an_author(lines: Any) -> None:
+    for revision in range(2_000):
+        events.log_entry(stored(revision, ("web", CLUSTER, "a", b"x")))
+    assert [line["revision"] for line in lines] == list(range(600))
+    another = stored(2_000, ("web", CLUSTER, "a", b"x"))
+    events.log_entry(dataclasses.replace(another, entry=dataclasses.replace(another.entry, author="another")))
+    assert (lines[-1]["revision"], "count" in lines[-1]) == (2_000, False)
+    events.flush_changes()
+    assert (lines[-1]["revision"], lines[-1]["count"]) == (1_999, 1_400)
 
 
 def test_the_first_problems_of_a_rejected_directory_are_logged(lines: Any) -> None:

@@ -120,6 +120,17 @@ def log_fault(error: Exception) -> None:
     )
 
 
+CHANGES_LOGGED_MAX = 600
+changes_log = MergedLog(log, lines_max=CHANGES_LOGGED_MAX)
+"""The log for changes: an author's are merged beyond ten a second, taken over a minute."""
+
+
+def flush_changes() -> None:
+    """Log what is counted of merged changes; to be called once no more come."""
+    changes_log.flush()
+    peers_log.flush()
+
+
 def log_entry(stored: Stored) -> None:
     """Log a change that is served from now on. Those of endpoints alone are merged, as they are pushed all the time."""
     entry = stored.entry
@@ -142,7 +153,7 @@ def log_entry(stored: Stored) -> None:
     if entry.groups is None and (changed | removed).keys() == {ENDPOINTS}:
         peers_log.info("applied", kind=hash((entry.author, *groups)), **about)
     else:
-        log.info("applied", **about)
+        changes_log.info("applied", kind=hash(entry.author), **about)
 
 
 def log_rejected(problems: tuple[Problem, ...], *, at_start: bool = False) -> None:
