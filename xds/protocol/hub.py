@@ -102,6 +102,45 @@ class Unexamined(NamedTuple):
     answered: Answered
     at: float
 
+    @property
+    def about(self) -> tuple[str, str]:
+        """The id of its node, and its type."""
+        return self.session.node.id, self.answered.kind.type_url
+
+
+class UnexaminedNacks:
+    """The NACKs that are not noted yet, oldest first."""
+
+    __slots__ = ("_by_node_and_type", "_queue")
+
+    def __init__(self) -> None:
+        self._queue = deque[Unexamined]()
+        self._by_node_and_type = Counter[tuple[str, str]]()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def first(self) -> Unexamined:
+        """The oldest."""
+        return self._queue[0]
+
+    def has(self, node_id: str, type_url: str) -> bool:
+        """Whether there is one of a node and type."""
+        return bool(self._queue) and (node_id, type_url) in self._by_node_and_type
+
+    def add(self, nack: Unexamined) -> None:
+        """Add one."""
+        self._queue.append(nack)
+        self._by_node_and_type[nack.about] += 1
+
+    def drop_first(self) -> None:
+        """Drop the oldest, which is noted now."""
+        about = self._queue.popleft().about
+        self._by_node_and_type[about] -= 1
+        if not self._by_node_and_type[about]:
+            del self._by_node_and_type[about]
+
 
 class Hub:
     """The streams of a process, and the responses to them.
@@ -148,9 +187,7 @@ class Hub:
         self._hider = hider
         self._hiding: tuple[Part | None, Callable[[str], str]] = (None, lambda text: text)
         """The part that was rejected last, by one stream or by thousands, and its function of ``hider``."""
-        self._unexamined, self._examined = deque[Unexamined](), 0  # and how many resources of the first are searched
-        self._unexamined_of = Counter[tuple[str, str]]()
-        """How many of them are of a node's id and a type."""
+        self._unexamined, self._examined = UnexaminedNacks(), 0  # and how many resources of the first are searched
         self._steps = Steps(rules, self._client_states, self._limits, knows_type)
         self._starts: dict[tuple[str, Variant, bool], ClientState] = {}
         """Group, variant and whether it is gRPC's client, to the initial client state."""
@@ -268,6 +305,7 @@ class Hub:
             self._wake(session)
         else:
             self._convergence.remove(session.group, debt)
+            self._timers.end(session)
             self._sessions.forget(stream, session)
             self._watch.ended(session, accepted, why)
             self._end_sync(session)
@@ -508,7 +546,7 @@ class Hub:
         kind, part, error = answered
         traffic = self._measures.of(session.group, kind.type_url)
         if error is None:
-            if self._unexamined_of and self._unexamined_of[session.node.id, kind.type_url]:
+            if self._unexamined.has(session.node.id, kind.type_url):
                 self._examine_all()  # what a node says of a type is noted in its order
             traffic.acks += 1
             self._counters.acks += 1
@@ -524,8 +562,7 @@ class Hub:
             self._note_nack(session, kind, part, error, self._coarse)
             return
         self._nacked.add(session.node, kind.type_url, part.name_set)  # at once: the node may reconnect
-        self._unexamined.append(Unexamined(session, answered, self._coarse))
-        self._unexamined_of[session.node.id, kind.type_url] += 1
+        self._unexamined.add(Unexamined(session, answered, self._coarse))
         if len(self._unexamined) > UNEXAMINED_MAX:
             self._examine_all()
 
@@ -552,19 +589,15 @@ class Hub:
         """
         if not self._unexamined:
             return False
-        session, answered, at = self._unexamined[0]
+        session, answered, at = self._unexamined.first
         upserts = answered.part.upserts
         if self._hiding[0] is not answered.part and self._examined < len(upserts):
             self._hider(upserts[self._examined : self._examined + most])
             self._examined += most
             return True
         self._examined = 0
-        self._unexamined.popleft()
+        self._unexamined.drop_first()
         kind, part, error = answered
-        about = (session.node.id, kind.type_url)
-        self._unexamined_of[about] -= 1
-        if not self._unexamined_of[about]:
-            del self._unexamined_of[about]
         error = self._hide_secrets(part, error or "")
         self._nacked.explain(session.node, kind.type_url, error)
         self._note_nack(session, kind, part, error, at)
@@ -901,8 +934,6 @@ class Hub:
         """Apply the timeouts that have passed by ``now``."""
         self.advance_clock(now)
         for session, at in self._timers.due(now):
-            if not session.streams:
-                continue
             self._coarse, self._soon = max(self._coarse, at), max(self._soon, at)
             stream = session.streams[0]
             step = self._steps.expire(session.client_state, self._context(session, now), stream.source)

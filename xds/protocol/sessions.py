@@ -388,15 +388,22 @@ class WatchTable:
 
 # --- Timers ----------------------------------------------------------------------------------------------------------
 
+STALE_TIMERS_MAX = 500
+"""Entries of ended sessions and earlier timers, beside half of all, at which they are dropped."""
+
 
 class Timers:
-    """One timer per session, the earliest that was set. Timers of ended sessions are dropped when they are due."""
+    """One timer per session, the earliest that was set. Entries that no longer hold are at most half, and some."""
 
-    __slots__ = ("_heap", "_order")
+    __slots__ = ("_heap", "_order", "_stale")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Session]] = []
         self._order = count()
+        self._stale = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     @property
     def next(self) -> float:
@@ -405,8 +412,22 @@ class Timers:
 
     def set(self, session: Session, at: float) -> None:
         """Set the timer of a session to ``at``, which must be before its present one."""
+        self._clear(session)
         session.timer = at
         heapq.heappush(self._heap, (at, next(self._order), session))
+
+    def end(self, session: Session) -> None:
+        """Drop the timer of a session that has ended; thousands may come and go before it would be due."""
+        self._clear(session)
+        if self._stale > STALE_TIMERS_MAX + len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2].timer]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    def _clear(self, session: Session) -> None:
+        if session.timer != NEVER:
+            session.timer = NEVER
+            self._stale += 1
 
     def due(self, now: float) -> Iterator[tuple[Session, float]]:
         """Yield the sessions whose timer is due, with its time, and clear the timer."""
@@ -415,3 +436,5 @@ class Timers:
             if at == session.timer:
                 session.timer = NEVER
                 yield session, at
+            else:
+                self._stale -= 1
