@@ -14,6 +14,7 @@ import structlog
 
 from xds.access.audit import DONE, REJECTED
 from xds.api.admin import not_loaded_yet
+from xds.api.call_turns import give_way_while
 from xds.app import App
 from xds.config import ServingInfo, Settings, StoreSettings, api_tls_files
 from xds.model.changeset import Changeset
@@ -186,11 +187,12 @@ async def _record_before_api(control_plane: App, records: "_DirectoryRecords") -
 
 
 def _follow_store(control_plane: App, publisher: Publisher, store: SealedStore) -> None:
-    """Have the control plane say how the store stands."""
+    """Have the control plane say how the store stands, and calls leave the event loop to changes."""
     control_plane.epoch = lambda: store.epoch
     control_plane.stale_because = lambda: publisher.stale_because or store.away
     control_plane.refusing_because = lambda: store.refusing
     control_plane.plain_because = lambda: store.plain_values
+    give_way_while(lambda: publisher.is_busy)
 
 
 async def _start_push_api(control_plane: App, rest: Any, api: "GrpcApi", stack: AsyncExitStack) -> None:

@@ -12,6 +12,7 @@ from bench.h2_cost.table import FRAMED, SERVED
 from bench.serve import Workload
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 from xds.model.types import ENDPOINTS
+from xds.process.loop_share import LoopShare
 from xds.transport.assembly import Assembly
 from xds.transport.http2 import frames, grpc, headers
 from xds.transport.http2.connection import Connection
@@ -191,7 +192,7 @@ class Participant:
             assembly=Assembly(),
             clock=time.monotonic,
             call_at=cast("Any", None),
-            call_soon=cast("Any", None),
+            share=LoopShare(lambda callback: callback()),  # each read in a turn of its own
             turns=cast("Any", None),
         )
 

@@ -22,12 +22,15 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from xds.limits import LimitHits
+from xds.process.loop_share import LoopShare
 from xds.reporting.escaping import json_text
 from xds.transport.certificates import intermediates_of
 from xds.transport.tls_failures import OnTlsFailure, failure_of, ignore_failure, peer_text
 
 ACCEPTS_MAX = 64
-"""Connections accepted in one turn of the event loop."""
+"""Connections accepted in one turn of the event loop, if its share of the time suffices for them."""
+WORK_S = 0.001
+"""Seconds that a turn of the event loop works on new connections and received bytes: a push takes a dozen turns."""
 ACCEPT_PAUSE_S = 0.5
 """Pause after the system could not accept a connection: without it, accepting would be retried in a busy loop."""
 SWEEP_S = 0.5
@@ -91,6 +94,8 @@ class HttpConnection(H11Protocol):
         """How fast the client has read since then, in bytes per second."""
         self.is_closing = False
         """Whether the server has ended the connection; what the client still sends is dropped."""
+        self._kept = b""
+        """Received bytes that wait for a later turn of the event loop."""
 
     @property
     def waits(self) -> bool:
@@ -118,7 +123,25 @@ class HttpConnection(H11Protocol):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on received data, and note whether it begins a request."""
+        """Pass on received data, in a later turn of the event loop if this one has worked for its time."""
+        if self._kept:
+            self._kept += data
+        elif not self._port.share.is_over:
+            self._take(data)
+        elif data:
+            self._kept = data
+            self.flow.pause_reading()
+            self._port.share.rest(self)
+
+    def go_on(self) -> None:
+        """Pass on the data that was kept."""
+        data, self._kept = self._kept, b""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Pass on data to uvicorn, and note whether it begins a request."""
         if self.is_closing:
             return
         was_idle = self.is_idle
@@ -271,6 +294,7 @@ class HttpPort:
         self._limits = limits
         self._tls = tls
         self._loop = asyncio.get_running_loop()
+        self.share = LoopShare(self._loop.call_soon, work_s=WORK_S)
         self._waiting: dict[HttpConnection, None] = {}  # for headers; the longest wait first
         self._asking: dict[HttpConnection, None] = {}  # a request has begun; the oldest first
         self._sweeper: asyncio.TimerHandle | None = None
@@ -326,6 +350,8 @@ class HttpPort:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_MAX):
+            if self.share.is_over:
+                return  # the listening socket stays readable
             try:
                 accepted, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError):

@@ -4,9 +4,11 @@ The hub and the catalog are read at each scrape: no metric has a second counter 
 beyond the first ``GROUPS_MAX`` are ``other``, as are types without a short name.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from platform import python_version
+from time import thread_time
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry, generate_latest
@@ -49,6 +51,7 @@ _TRAFFIC = (
     ("acks", "xds_acks", "Responses that clients accepted."),
     ("nacks", "xds_nacks", "Responses that clients rejected."),
 )
+PAUSE, PAUSE_S_MAX = 4, 0.1
 GROUPS_MAX = 100
 """Maximum groups with a label of their own; later ones are ``other`` together."""
 
@@ -556,4 +559,36 @@ def metrics_renderer(
             collector.debts = await streams.debts()
         return generate_latest(registry)
 
-    return render
+    return SharedScrapes(render).take
+
+
+class SharedScrapes:
+    """Shares scrapes between those who ask at the same time. Each is of after it was asked for.
+
+    The next one is begun after a pause of ``PAUSE`` times the work of the last, so that many who scrape leave others
+    most of the event loop.
+    """
+
+    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
+        self._render = render
+        self._turns = asyncio.Lock()
+        self._begun = self._ended = 0
+        """The number of scrapes that have begun, and the number of the last one that has ended."""
+        self._text = b""
+        self._next_at = 0.0
+
+    async def take(self) -> bytes:
+        """Return what all metrics are, as of now or a little later."""
+        before = self._begun
+        async with self._turns:
+            if self._ended > before:
+                return self._text
+            loop = asyncio.get_running_loop()
+            if (pause_s := self._next_at - loop.time()) > 0:
+                await asyncio.sleep(pause_s)
+            self._begun += 1
+            began = thread_time()
+            text = await self._render()
+            self._next_at = loop.time() + min(PAUSE * (thread_time() - began), PAUSE_S_MAX)
+            self._ended, self._text = self._begun, text
+            return text

@@ -57,6 +57,8 @@ MERGE_S = 0.002
 CONFLICT_S = 10.0
 """How long to retry a change while other writers are first."""
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
+RECENT_S = 1.0
+"""Changes go out regularly if the last one was so long ago."""
 
 
 async def nobody_lacks(_revision: int) -> tuple[str, ...]:
@@ -129,6 +131,7 @@ class Publisher:
         self._offset = 0
         self._epoch = ""
         self._group_revisions = GroupRevisions()
+        self._moved_at = -RECENT_S
         self.revision = 0
         self.stale_because = ""
         """Why the store can't be followed at present, "" if it can."""
@@ -251,6 +254,11 @@ class Publisher:
         return self._stopping
 
     @property
+    def is_busy(self) -> bool:
+        """Whether changes go out regularly: others are to leave them the event loop."""
+        return time.monotonic() - self._moved_at < RECENT_S or bool(self.waiting)
+
+    @property
     def waiting(self) -> int:
         """The number of changes that wait to be committed."""
         return self._waiting.qsize() + len(self._taken) + self._submitting
@@ -358,6 +366,7 @@ class Publisher:
 
     def _move_to(self, revision: int) -> None:
         self.revision = revision
+        self._moved_at = time.monotonic()
         if self._due:
             served = [each for each in self._due if each.revision <= revision]
             self._due = [each for each in self._due if each.revision > revision]

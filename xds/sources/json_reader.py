@@ -171,6 +171,8 @@ class JsonDocument:
         if not path:
             return first
         end: int = self._decoder.raw_decode(self._text, start)[1]
+        if self._text.find("\n", start, end) < 0:
+            return first
         try:
             return first + _as_yaml(self._text[start:end], self._file, self._limits).line_of(path) - 1
         except ChangesetRejectedError:

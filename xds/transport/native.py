@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from xds.address import Address
 from xds.limits import LimitHits
 from xds.model.identity import ANONYMOUS, Peer
+from xds.process.loop_share import LoopShare
 from xds.protocol.errors import Status
 from xds.transport.assembly import ASSEMBLY_BYTES_MAX, EMPTIED_BYTES_MIN, Assembly
 from xds.transport.calls import Call, Reply, Services
@@ -131,7 +132,7 @@ class NativeTransport:
             clock=loop.time,
             connections_max=options.connections_max,
             call_at=loop.call_at,
-            call_soon=loop.call_soon,
+            share=LoopShare(loop.call_soon),
             turns=Turns(loop, self._services.dispatcher.pause_after),
             ping_interval_min_s=options.ping_interval_min_s,
             anonymous=options.anonymous,

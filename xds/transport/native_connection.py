@@ -6,7 +6,6 @@ event loop's own TLS takes 80 KB, and a BIO keeps the size of its largest flush 
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from xds.limits import LimitHits
 from xds.model.identity import ANONYMOUS, Peer
+from xds.process.loop_share import LoopShare
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.transport.assembly import Assembly
 from xds.transport.calls import Call, RefusedCall, Services
@@ -54,7 +54,9 @@ CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """Maximum pieces of output, and bytes of a piece, that are joined after one read; more is sent at once."""
 FRAMES_AT_ONCE = 32
-"""Frames of one client processed per turn of the event loop: more than one read of a large request contains."""
+"""Frames of one client processed at a time: more than one read of a large request contains. One that begins a stream
+counts as ``HEADERS_WEIGHT``.
+"""
 KEEPALIVE_PING = frame(PING, 0, 0, b"xds-ping")
 
 
@@ -67,7 +69,7 @@ class SharedByConnections:
     assembly: Assembly
     clock: Callable[[], float]
     call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle]
-    call_soon: Callable[[Callable[[], None]], asyncio.Handle]
+    share: LoopShare
     turns: Turns
     """The connections with a large message that has arrived."""
     ping_interval_min_s: float = 0.0
@@ -76,7 +78,6 @@ class SharedByConnections:
     names: "count[int]" = field(default_factory=count)
     reads: KnownReads = field(default_factory=KnownReads)
     buffer: bytearray = field(default_factory=lambda: bytearray(TLS_READ_BYTES))
-    resting: "deque[NativeConnection]" = field(default_factory=deque)
     connections_max: int = 100_000
     anonymous: Peer = ANONYMOUS
     """The peer of a connection without a client certificate."""
@@ -88,20 +89,6 @@ class SharedByConnections:
     probed: "set[NativeConnection]" = field(default_factory=set)
     """The connections that are to show that their clients are there."""
     on_forgotten: Callable[["NativeConnection"], None] = lambda _connection: None
-
-    def rest(self, connection: "NativeConnection") -> None:
-        """Resume a connection's received bytes later: one connection per turn of the event loop."""
-        if not self.resting:
-            self.call_soon(self._go_on)
-        self.resting.append(connection)
-
-    def _go_on(self) -> None:
-        try:
-            self.resting[0].go_on()
-        finally:
-            self.resting.popleft()
-            if self.resting:
-                self.call_soon(self._go_on)
 
     def admit(self, connection: "NativeConnection") -> None:
         """Register a new connection. If all places are taken, the oldest connection without a stream is closed."""
@@ -223,9 +210,13 @@ class NativeConnection(Connection, asyncio.Protocol):
                 stream.credit -= known.size
                 stream.on_message(known.message)
                 return
-        self.take(data)
         if small and known is None:
             shared.reads.learn(data)
+        if shared.share.is_over:
+            self.keep(data)
+            self.on_rest()
+        else:
+            self.take(data)
 
     def take(self, data: bytes) -> None:
         """Process received bytes; the output they cause is sent together."""
@@ -238,7 +229,7 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     def on_rest(self) -> None:
         self._stop_reading()
-        self.shared.rest(self)
+        self.shared.share.rest(self)
 
     def _stop_reading(self) -> None:
         # Nothing more is read meanwhile: otherwise a client could make this process buffer all that it sends.
@@ -507,7 +498,11 @@ class TlsConnection(NativeConnection):
             return
         self.heard = self.shared.tick
         self.pinged = False
-        self._decrypt(data)
+        if self.shared.share.is_over:
+            self._incoming.write(data)
+            self.on_rest()
+        else:
+            self._decrypt(data)
 
     def go_on(self) -> None:
         self._resting = False
