@@ -24,18 +24,21 @@ Explain = Callable[[Collection[str]], tuple[Problem, ...]]
 RULES = ""
 """Stands for the groups and rules among names of groups, in revisions."""
 _NAMES_READ_MAX, _NAMES_COMPARED_MAX = 1_000, 30
-"""Names that may be suggested, and those of them that are compared: those that begin most like the unknown one."""
+"""Names that may be suggested, and those of them that are compared: those that begin and end most like the unknown."""
 
 
 def _similar(group: str, known: Iterable[str]) -> list[str]:
     """Return at most two known names that an unknown one may mean. Takes a millisecond where there are hundreds."""
+    alike = nlargest(_NAMES_COMPARED_MAX, islice(known, _NAMES_READ_MAX), key=lambda name: _shared(name, group))
+    return get_close_matches(group, alike, n=2)
 
-    def shared(name: str) -> int:
-        """Return how many characters a name begins with as the unknown one does."""
-        return next((at for at, (a, b) in enumerate(zip(name, group, strict=False)) if a != b), len(name))
 
-    begin_alike = nlargest(_NAMES_COMPARED_MAX, islice(known, _NAMES_READ_MAX), key=shared)
-    return get_close_matches(group, begin_alike, n=2)
+def _shared(name: str, other: str) -> int:
+    """Return how many characters two names have in common at their beginning and at their end."""
+    least = min(len(name), len(other))
+    begin = next((at for at in range(least) if name[at] != other[at]), least)
+    end = next((at for at in range(least) if name[-1 - at] != other[-1 - at]), least)
+    return begin + end
 
 
 class UnknownGroupError(Exception):
