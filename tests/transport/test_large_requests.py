@@ -27,7 +27,7 @@ from xds.transport.http2.connection import Connection
 from xds.transport.http2.frame_reader import ConnectionStage
 from xds.transport.http2.limits import Http2Limits
 from xds.transport.http2.stream import LARGE_BYTES, Http2Stream
-from xds.transport.turns import LIGHT_BYTES_MAX, Turns
+from xds.transport.turns import LIGHT_BYTES_MAX, LOOK_S, Turns
 
 
 class FakeLoop:
@@ -77,11 +77,32 @@ def test_one_is_taken_in_a_turn_of_the_event_loop_and_others_pause_as_long_as_th
     assert (done, asked[-1]) == (["a", "b"], 1.0)
     pause_s = 3.0
     loop.turn()
+    assert (done, loop.soon) == (["a", "b"], [])
+    looks = 0
+    while loop.later:
+        ((delay, go_on),) = loop.later
+        loop.later.clear()
+        loop.now += delay
+        looks += 1
+        go_on()
+    assert (done, loop.now, loop.soon, len(waiting)) == (["a", "b", "c"], pytest.approx(2.0 + 3.0 + 1.0), [], 0)
+    assert looks == pytest.approx(3.0 / LOOK_S, abs=1)
+
+
+def test_a_pause_ends_once_what_it_is_for_has_ended():
+    loop, done, pause_s = FakeLoop(), list[str](), 0.0
+    waiting = Turns(loop, lambda _: pause_s, clock=lambda: loop.now)
+    for name in "ab":
+        waiting.add(Work(loop, name, done), LIGHT_BYTES_MAX)
+    loop.turn()
+    pause_s = 3.0
+    loop.turn()
     ((delay, go_on),) = loop.later
-    assert (done, delay, loop.soon) == (["a", "b"], 3.0, [])
+    assert (done, delay) == (["a"], LOOK_S)
+    pause_s = 0.0
     loop.now += delay
     go_on()
-    assert (done, loop.soon, len(waiting)) == (["a", "b", "c"], [], 0)
+    assert done == ["a", "b"]
 
 
 def test_a_light_request_waits_for_one_heavy_one_and_not_for_all_that_came_before():

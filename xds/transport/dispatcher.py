@@ -42,10 +42,11 @@ RECENT_S = 1.0
 EXAMINED_AT_ONCE = 8
 EXAMINING_S = 0.002
 """Resources searched at a time, and seconds of work per turn of the event loop, after a large response was rejected."""
-PAUSE, PAUSE_WHILE_SPREADING = 1, 3
+PAUSE, PAUSE_WHILE_SPREADING = 1, 10
 """How long large requests pause after one while changes go out regularly, and while one is on its way to streams.
 
-The unit is the time that the request took: they take at most half of the event loop's time, and a quarter.
+The unit is the time that the request took: they take at most half of the event loop's time, and an eleventh, so that
+a change waits for one of them and then spreads.
 """
 REGROUPED_AT_ONCE = 8
 REGROUPING_S = 0.002

@@ -11,6 +11,8 @@ from typing import Protocol
 
 LIGHT_BYTES_MAX = 512 * 1024
 """Requests up to this size and larger ones take every other turn, if there are both."""
+LOOK_S = 0.005
+"""A pause is looked at so often: it ends as soon as what it is for has ended."""
 
 
 class Taker(Protocol):
@@ -67,7 +69,7 @@ class Turns:
     def _go_on(self) -> None:
         pause_s = self._ended + self._pause_after(self._took_s) - self._clock()
         if pause_s > 0:
-            self._loop.call_later(pause_s, self._go_on)
+            self._loop.call_later(min(pause_s, LOOK_S), self._go_on)
             return
         self._is_scheduled = False
         taker, _ = self._next.popleft()
