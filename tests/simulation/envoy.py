@@ -580,6 +580,9 @@ class Envoy:
             since = self.host.now - self.habits.fetch_timeout_s
             excused = self.was_late or not self.connected or max(self.connected_at, self.moved_at + 5.0) > since
             excused = excused or not self.delta
+            # It rejected the version that the server has, before the cluster came: it is not sent that once more.
+            rejected = [self.doubtful.get(key) for key in cluster.waits_for]
+            excused = excused or any(content is not None and content.fault for content in rejected)
             assert excused, f"{self.node_id}: the endpoints of cluster {name} did not come in time"
             self._serve(cluster)
             self._settle()
