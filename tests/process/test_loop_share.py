@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support import resources as r
-from support.loops import on_both_loops
+from support.loops import PerTurn, on_both_loops
 from support.native_peer import PREFACE, ping, settings_frame
+from support.pki import Authority
 from support.transports import settings_on
 
 from xds.embed import ControlPlane
@@ -101,28 +104,26 @@ def test_a_fault_of_one_holds_up_no_other() -> None:
     assert (done, loop.due) == (["y"], [])
 
 
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plaintext", "tls"])
 @on_both_loops
-async def test_clients_that_send_at_once_are_taken_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, now, most = asyncio.get_running_loop(), 0, 0
-
-    def taken(_: NativeConnection) -> None:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-
-    def turn() -> None:
-        nonlocal now
-        now = 0
-        loop.call_soon(turn)
-
-    monkeypatch.setattr(NativeConnection, "on_ping", taken)
+async def test_clients_that_send_at_once_are_taken_one_after_the_other(
+    over_tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = PerTurn()
+    monkeypatch.setattr(NativeConnection, "on_ping", taken.note)
     monkeypatch.setattr(native, "LoopShare", partial(LoopShare, work_s=0.0))
-    control_plane = ControlPlane(settings_on("native"))
+    authority = Authority(tmp_path / "pki")
+    pair, where = authority.server(), dict[str, Any]()
+    tls = {"tls": {"cert": str(pair.cert_path), "key": str(pair.key_path)}} if over_tls else {}
+    if over_tls:
+        where = {"ssl": authority.client_context(), "server_hostname": "localhost"}
+        where["ssl"].set_alpn_protocols(["h2"])
+    control_plane = ControlPlane(settings_on("native", **tls))
     control_plane.replace({"default": [r.static_cluster("a", 1)]})
     async with control_plane, asyncio.timeout(30):
         assert control_plane.address is not None
-        dialled = [await asyncio.open_connection("127.0.0.1", control_plane.address.port) for _ in range(CLIENTS)]
-        turn()
+        port = control_plane.address.port
+        dialled = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port, **where) for _ in range(CLIENTS)))
         for _, writer in dialled:
             writer.write(PREFACE + settings_frame() + b"".join(ping(bytes([each]) * 8) for each in range(PINGS)))
         for reader, writer in dialled:
@@ -133,4 +134,4 @@ async def test_clients_that_send_at_once_are_taken_one_after_the_other(monkeypat
                 data += piece
             writer.transport.abort()
     # In a turn, the first whose bytes have come, and one of those that rest.
-    assert PINGS <= most <= 2 * PINGS
+    assert PINGS <= taken.most <= 2 * PINGS

@@ -24,3 +24,21 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     for mark in marks:
         marked = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(marked)
     return marked
+
+
+class PerTurn:
+    """Counts what happens in each turn of the running event loop; ``most`` is the largest count so far."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._now = self.most = 0
+        self._turn()
+
+    def note(self, *_: object) -> None:
+        """Count something that happens now."""
+        self._now += 1
+        self.most = max(self.most, self._now)
+
+    def _turn(self) -> None:
+        self._now = 0
+        self._loop.call_soon(self._turn)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support import resources as r
-from support.loops import on_both_loops
+from support.loops import PerTurn, on_both_loops
 from support.native_peer import PREFACE, ping, settings_frame
 from support.pki import Authority
 from support.transports import settings_on
@@ -38,19 +38,8 @@ async def pinged(port: int, tls: ssl.SSLContext | None) -> int:
 async def test_frames_that_come_at_once_are_taken_a_few_each_turn_of_the_event_loop(
     over_tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, now, most = asyncio.get_running_loop(), 0, 0
-
-    def taken(_: NativeConnection) -> None:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-
-    def turn() -> None:
-        nonlocal now
-        now = 0
-        loop.call_soon(turn)
-
-    monkeypatch.setattr(NativeConnection, "on_ping", taken)
+    taken = PerTurn()
+    monkeypatch.setattr(NativeConnection, "on_ping", taken.note)
     authority = Authority(tmp_path / "pki")
     pair = authority.server()
     tls = {"tls": {"cert": str(pair.cert_path), "key": str(pair.key_path)}} if over_tls else {}
@@ -61,8 +50,7 @@ async def test_frames_that_come_at_once_are_taken_a_few_each_turn_of_the_event_l
         context = authority.client_context() if over_tls else None
         if context is not None:
             context.set_alpn_protocols(["h2"])
-        turn()
         answered = await asyncio.gather(*(pinged(control_plane.address.port, context) for _ in range(4)))
     assert answered == [PINGS] * 4, "none is lost"
     # Each client's first read may fall into the same turn; of those that have more, one goes on.
-    assert FRAMES_AT_ONCE // 2 < most <= 5 * FRAMES_AT_ONCE
+    assert FRAMES_AT_ONCE // 2 < taken.most <= 5 * FRAMES_AT_ONCE

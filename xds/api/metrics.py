@@ -52,6 +52,7 @@ _TRAFFIC = (
     ("nacks", "xds_nacks", "Responses that clients rejected."),
 )
 PAUSE, PAUSE_S_MAX = 4, 0.1
+"""How long to pause after a scrape: so many times its work, and at most so many seconds."""
 GROUPS_MAX = 100
 """Maximum groups with a label of their own; later ones are ``other`` together."""
 

@@ -446,13 +446,15 @@ class NativeConnection(Connection, asyncio.Protocol):
 class TlsConnection(NativeConnection):
     """One client's connection over TLS. ``_up`` is None until the client sends something, then if TLS is set up."""
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "_up", "client")
+    __slots__ = ("_incoming", "_kept", "_outgoing", "_tls", "_up", "client")
 
     def __init__(self, shared: SharedByConnections, context: ssl.SSLContext) -> None:
         super().__init__(shared)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._up: bool | None = None
+        self._kept = b""
+        """Received bytes that wait for a later turn; not in the BIO, which would keep their size."""
         self.client = None
 
     @property
@@ -499,7 +501,7 @@ class TlsConnection(NativeConnection):
         self.heard = self.shared.tick
         self.pinged = False
         if self.shared.share.is_over:
-            self._incoming.write(data)
+            self._kept = data
             self.on_rest()
         else:
             self._decrypt(data)
@@ -510,7 +512,8 @@ class TlsConnection(NativeConnection):
             return
         self.take(b"")
         if not self._resting and not self.dead:
-            self._decrypt(b"")
+            data, self._kept = self._kept, b""
+            self._decrypt(data)
         self._read_on()
 
     def on_shed(self) -> None:
