@@ -115,7 +115,7 @@ class Report:
 
     @property
     def log_bytes(self) -> int:
-        """The bytes logged during the attack, without the audit records of changes that were made."""
+        """The bytes logged during the attack."""
         return sum(window.log_bytes for window in self.during)
 
     @property
@@ -259,16 +259,9 @@ class Scene:
                 group.create_task(once(time.monotonic()))
                 await for_a_while(HEALTH_INTERVAL_S, "the interval of the probes")
 
-    def _logged_since(self, begin: int) -> int:
-        """Return the bytes logged since an offset, without the audit records of changes that were made."""
-        with self.server.log_path.open("rb") as log:
-            log.seek(begin)
-            return sum(len(line) for line in log if not (b'"event": "audit"' in line and b'"outcome": "done"' in line))
-
     async def push(self, seconds: float) -> Window:
         """Push at the steady rate for ``seconds``, without waiting for receipts."""
-        window = Window(time.monotonic(), cpu_s=-self.tree.cpu_s())
-        logged = self.server.log_path.stat().st_size
+        window = Window(time.monotonic(), cpu_s=-self.tree.cpu_s(), log_bytes=-self.server.log_path.stat().st_size)
         self.peak_bytes = self.memory_bytes
         window.waited_s -= self.waited_s()
         due, waiting = window.began, []
@@ -284,7 +277,7 @@ class Scene:
             with contextlib.suppress(ProcessGoneError):
                 window.cpu_s += self.tree.cpu_s()
                 window.waited_s += self.waited_s()
-            window.log_bytes = self._logged_since(logged)
+            window.log_bytes += self.server.log_path.stat().st_size
             window.peak_bytes = self.peak_bytes
             _, late = await asyncio.wait(waiting, timeout=LATE_S)
             self.push_errors += [f"not acknowledged within {LATE_S:g} s" for _ in late]
