@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak fleet-proof lock audit release docs docs-serve docs-reference page-pictures page-scale clean
+.PHONY: help setup run test check format demo bench bench-quick bench-report bench-in-turns bench-ladder bench-h2 bench-core bench-push fuzz fuzz-reading h2spec faults simulate corpus attacks fault fault-matrix soak fleet-proof lock audit pythons release docs docs-serve docs-reference page-pictures page-scale clean
 FUZZ_FRAMES ?= 1000000
 FUZZ_LIVE_FRAMES ?= 100000
 FUZZ_SEED ?= 1
@@ -144,6 +144,13 @@ lock: setup ## resolve the dependencies again into requirements.lock
 
 audit: ## compare requirements.lock with PyPI's advisories (pip-audit); says so where these can't be reached
 	@.ci/audit
+
+PYTHONS ?= python3.12 python3.13
+pythons: ## `make test` of what is committed on other Pythons, one after the other, in build/; PYTHONS='/path/to/python3.13'
+	@for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])') || { echo "$$python does not run: say which do, as in PYTHONS=/path/to/python3.13"; exit 1; }; \
+	  rm -rf "build/$$version" && git clone --quiet . "build/$$version" && $(MAKE) --no-print-directory -C "build/$$version" test PYTHON="$$python" || exit 1; \
+	done
 
 TAG ?=
 release: setup ## the sdist and the wheel into dist/, each installed and tried in an empty environment; TAG=v1.2.3 for a release

@@ -592,6 +592,34 @@ def test_a_route_on_its_way_that_is_subscribed_again_keeps_its_cluster(world: Wo
     assert was_removed(client, "b")
 
 
+@pytest.mark.parametrize("error", [None, "r: bad"])
+def test_a_route_that_a_stale_request_dropped_and_its_answer_names_keeps_its_cluster(
+    world: World, error: str | None
+) -> None:
+    """The client had it when it answered, or applied it in part: a draining listener may use it."""
+    world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"))
+    client = world.client(SOTW)
+    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    before = client.last(RDS).nonce
+    world.publish(route("r", 2, "b"))  # on its way
+    client.request(RDS, unsubscribe=["r"], nonce=before)
+    world.publish(remove=[route("r", 2), static("a"), static("b"), listener("l")])
+    client.request(RDS, subscribe=["r"], nonce=before)  # stale too: the answer says it again
+    world.advance(21)
+    if error is None:
+        client.ack(RDS)
+    else:
+        client.nack(RDS, error)
+    client.ack_all()
+    assert not was_removed(client, "b")
+    client.request(RDS, unsubscribe=["r"])
+    world.advance(601)  # the listener has drained
+    client.ack_all()
+    assert was_removed(client, "b")
+
+
 def test_a_route_that_followed_older_clusters_owes_nothing_once_the_newest_have_the_same(
     world: World, variant: Variant
 ) -> None:

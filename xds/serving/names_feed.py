@@ -7,6 +7,7 @@ that pass in one direction, and keep the newest of them by the same rule; later 
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 from xds.protocol.subscription import NameSet
@@ -30,9 +31,7 @@ class NamesEncoder:
     def encode(self, message: object) -> bytes:
         """Return a message as bytes for the decoder at the other end."""
         out = io.BytesIO()
-        pickler = pickle.Pickler(out, pickle.HIGHEST_PROTOCOL)
-        pickler.persistent_id = self._reference  # type: ignore[method-assign]
-        pickler.dump(message)
+        _Pickler(out, self._reference).dump(message)
         return out.getvalue()
 
     def _reference(self, found: object) -> Reference | None:
@@ -60,9 +59,7 @@ class NamesDecoder:
 
     def decode(self, data: bytes) -> Any:
         """Return a decoded message. The bytes must come from a process of this server, each message in its order."""
-        unpickler = pickle.Unpickler(io.BytesIO(data))  # noqa: S301 - our own process at the other end of a socket pair
-        unpickler.persistent_load = self._load  # type: ignore[method-assign]
-        return unpickler.load()
+        return _Unpickler(io.BytesIO(data), self._load).load()
 
     def _load(self, reference: Reference) -> NameSet:
         number, packed = reference
@@ -76,6 +73,28 @@ class NamesDecoder:
     def bytes_kept(self) -> int:
         """The packed bytes of the sets that are kept."""
         return self._kept.bytes
+
+
+class _Pickler(pickle.Pickler):
+    """Sends what ``reference`` says of an object, or the object where that is None."""
+
+    def __init__(self, out: io.BytesIO, reference: Callable[[object], Reference | None]) -> None:
+        super().__init__(out, pickle.HIGHEST_PROTOCOL)
+        self._reference = reference
+
+    def persistent_id(self, obj: object) -> Reference | None:
+        return self._reference(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Takes what a reference stands for from ``load``."""
+
+    def __init__(self, data: io.BytesIO, load: Callable[[Reference], NameSet]) -> None:
+        super().__init__(data)
+        self._load = load
+
+    def persistent_load(self, pid: Reference) -> NameSet:
+        return self._load(pid)
 
 
 class _Kept:
