@@ -620,6 +620,28 @@ def test_a_route_that_a_stale_request_dropped_and_its_answer_names_keeps_its_clu
     assert was_removed(client, "b")
 
 
+def test_endpoints_that_were_requested_before_a_rejected_cluster_used_them_do_not_show_that_it_was_accepted(
+    world: World, variant: Variant
+) -> None:
+    """Another cluster had them, and a cluster that is rejected twice had others at first."""
+    world.publish(cluster("a", eds="e"), endpoints("e"), endpoints("f"), static("b"))
+    world.publish(listener("l", routes="r"), route("r", 1, "b"))
+    client = world.client(variant)
+    for type_url, names in ((CDS, ()), (EDS, ("e",)), (LDS, ()), (RDS, ("r",))):
+        client.subscribe(type_url, *names)
+        client.ack_all()
+    world.publish(cluster("bad", 1, eds="f"))
+    client.nack(CDS, "bad: bad")
+    client.ack_all()
+    world.publish(static("a", 2), cluster("bad", 2, eds="e"))
+    client.nack(CDS, "bad: bad")
+    client.subscribe(EDS, "f")  # looks again
+    client.ack_all()
+    world.publish(route("r", 2, "bad"))
+    world.advance(21)
+    assert client.ack_all() == []
+
+
 def test_a_route_that_followed_older_clusters_owes_nothing_once_the_newest_have_the_same(
     world: World, variant: Variant
 ) -> None:

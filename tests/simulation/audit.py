@@ -69,6 +69,14 @@ class StreamAudit:
         for type_url, audit in self.types.items():
             for name in [name for name, content in audit.rejected.items() if state.get((type_url, name)) != content]:
                 del audit.rejected[name]
+            for sent in audit.unanswered.values():
+                self._note_replaced(type_url, sent, state)
+
+    def _note_replaced(self, type_url: str, sent: Sent, state: Mapping[Key, Content]) -> None:
+        """Record what of a message the group has in another version, or not: if it comes back it is sent once more."""
+        known = self.types[type_url]
+        replaced = [name for name, content in sent.names.items() if state.get((type_url, name)) != content]
+        known.touched_at |= dict.fromkeys(replaced, self.server.now)
 
     # --- Requests --------------------------------------------------------------------------------------------------
 
@@ -145,7 +153,10 @@ class StreamAudit:
             known.rejected.pop(name, None)  # once another version is sent, this one may be sent again
         known.last = message.nonce
         names: dict[str, Content | None] = {name: held.content for name, held in message.resources.items()}
-        known.unanswered[message.nonce] = Sent(now, names | dict.fromkeys(message.removed))
+        known.unanswered[message.nonce] = sent = Sent(now, names | dict.fromkeys(message.removed))
+        self._note_replaced(
+            message.type_url, sent, self.server.published.get(self.server.group_of(self.line.envoy), {})
+        )
         if message.type_url == CDS:
             self._forgive_endpoints(message)
         if message.type_url in (LDS, RDS):

@@ -699,8 +699,12 @@ class Draft:
         return [state for state in self.states.values() if state.type_url == ENDPOINTS]
 
     def _note_requested(self, part: Part) -> None:
-        """Record the endpoints of new clusters that the client requested before it can have received the clusters."""
-        new = [name for name, clusters in part.clusters_of_endpoints.items() if clusters & part.new]
+        """Record the endpoints of new clusters that the client requested before it can have received the clusters.
+
+        A cluster that it rejected is new to it once more, and may have other endpoints than it had then.
+        """
+        unknown = part.new | self.missing_clusters if self.missing_clusters else part.new
+        new = [name for name, clusters in part.clusters_of_endpoints.items() if clusters & unknown]
         requested = [name for name in new if any(name in state.subscription.names for state in self._endpoints)]
         if requested:
             self.requested_before = self.requested_before.union(requested)
