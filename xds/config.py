@@ -136,6 +136,9 @@ class ProtocolSettings(_Section):
     """Types that one stream may use."""
     names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB
     """Memory for the names of one stream: subscribed, requested, and claimed from an earlier stream."""
+    worker_names_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * 1024 * MIB)] = 512 * MIB
+    """Memory for the names that all streams of a process subscribe to, equal subscriptions once. Beyond it, the streams
+    whose names take most end, until half of it is free."""
     doubtful_nodes_max: Count = 10_000
     """Nodes whose rejected resources are remembered, and as many that are draining or may be warming; per process."""
     nacked_bytes_max: Annotated[int, Field(ge=MIB, le=1024 * MIB)] = 64 * MIB

@@ -11,7 +11,7 @@ METERED = (
     *("watches", "intake", "body", "body_timeout", "message_timeout", "headers_timeout", "unread_timeout"),
     *("handshake_timeout", "idle_timeout", "keepalive_timeout", "ping_interval", "age"),
     *("message", "headers", "connection_streams", "chores", "unread_answers", "assembly", "waiting_bytes", "replies"),
-    *("node", "subscriptions", "names", "types", "hold_timeout", "nacked_nodes", "draining_nodes"),
+    *("node", "subscriptions", "names", "worker_names", "types", "hold_timeout", "nacked_nodes", "draining_nodes"),
     *("resource", "known_nodes"),
 )
 """The labels of the counted limits."""

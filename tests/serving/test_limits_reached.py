@@ -227,6 +227,10 @@ XDS: dict[str, Scene] = {
         ),
         protocol={"names_bytes_max": MIB},
     ),
+    "worker_names": by_peer(
+        say(ask(type_url=r.ENDPOINTS, resource_names_subscribe=[f"{n}{'x' * 200}" for n in range(9_000)])),
+        protocol={"worker_names_bytes_max": MIB},
+    ),
     "types": by_peer(say(ask(), ask(type_url=r.ENDPOINTS)), protocol={"types_max": 1}),
     "hold_timeout": by_peer(no_answer, protocol={"hold_timeout_s": 0.2}),
     "nacked_nodes": by_peer(rejects, protocol={"doubtful_nodes_max": 1}),

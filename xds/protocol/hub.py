@@ -38,6 +38,7 @@ from xds.protocol.diff import Interned
 from xds.protocol.draining import NOTHING_DRAINS, merge_draining
 from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.inspection import Inspector
+from xds.protocol.largest_subscribers import largest_subscribers
 from xds.protocol.measures import NOBODY, Cohort, Cohorts, Commits, Measures
 from xds.protocol.nack_history import NackHistory
 from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames, Share, share_with_nobody
@@ -541,6 +542,7 @@ class Hub:
                 self._note_draining(session, state.kind)
         if effects.adds_names:
             self._check_names_bytes(stream, size)
+            self._check_worker_names()
 
     def _note_answer(self, session: Session, answered: Answered) -> None:
         kind, part, error = answered
@@ -647,6 +649,30 @@ class Hub:
                 f"the names of this stream take {stream.names_bytes} bytes, at most {most} are kept (names_bytes_max)",
                 limit="names",
             )
+
+    def _check_worker_names(self) -> None:
+        """End the streams whose names take most, if those of all streams take too much, until half of it is free.
+
+        A stream that subscribes to little is served on, whoever filled the memory.
+        """
+        taken, most = self._interned.subscriptions.names_bytes, self._limits.worker_names_bytes_max
+        if taken <= most:
+            return
+        refusal = StreamRefusedError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the names of all streams take {taken} bytes, those of this one among the most; at most {most} are kept "
+            "(worker_names_bytes_max)",
+            limit="worker_names",
+        )
+        for session in largest_subscribers(self._streams, taken - most // 2):
+            self._refuse(session, refusal)
+
+    def _refuse(self, session: Session, refusal: StreamRefusedError) -> None:
+        """End the streams of a session."""
+        for stream in session.streams:
+            stream.refusal = refusal
+            self._queue(stream)
+        self._note_refusal(session.streams[0], refusal)
 
     # --- Inputs of steps ---------------------------------------------------------------------------------------------
 
@@ -787,14 +813,11 @@ class Hub:
         group = placement.group
         if group is None:
             self._counters.nodes_denied += 1
-            refusal = StreamRefusedError(Status.PERMISSION_DENIED, f"{placement.refusal} now")
-            for stream in session.streams:
-                stream.refusal = refusal
-                self._queue(stream)
-            self._note_refusal(session.streams[0], refusal)
+            self._refuse(session, StreamRefusedError(Status.PERMISSION_DENIED, f"{placement.refusal} now"))
             return
         for stream in session.streams:
-            stream.refusal = None
+            if stream.refusal is not None and stream.refusal.status is Status.PERMISSION_DENIED:
+                stream.refusal = None  # it is permitted again
         if group == session.group and group not in self._regrouping.vanished:
             return  # else the group has come back, and the session has not followed what it lost meanwhile
         self._convergence.remove(session.group, debt_with(session.client_state.debt, session.marks))

@@ -145,12 +145,14 @@ class Ordering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of one stream, and of the node history that is kept after streams end."""
+    """Limits of one stream, of all streams, and of the node history that is kept after streams end."""
 
     node_bytes_max: int = 64 * 1024
     subscriptions_max: int = 100_000
     types_max: int = 64
     names_bytes_max: int = 64 * 1024 * 1024
+    worker_names_bytes_max: int = 512 * 1024 * 1024
+    """Memory for the subscribed names of all streams, in bytes; equal subscriptions count once."""
     doubtful_nodes_max: int = 10_000
     nacked_bytes_max: int = 64 * 1024 * 1024
     draining_bytes_max: int = 64 * 1024 * 1024

@@ -60,14 +60,21 @@ def glob_of(name: str) -> Glob | None:
 class Subscription:
     """Names and, with ``wildcard``, all names except ``xdstp://`` ones. Made only by ``Subscriptions``."""
 
-    __slots__ = ("__weakref__", "globs", "names", "names_bytes", "wildcard")
+    __slots__ = ("__weakref__", "_table", "globs", "names", "names_bytes", "wildcard")
 
-    def __init__(self, wildcard: bool, names: frozenset[str]) -> None:
+    def __init__(self, wildcard: bool, names: frozenset[str], table: "Subscriptions | None" = None) -> None:
         self.wildcard = wildcard
         self.names = names
         self.names_bytes = bytes_of(names)
         """The approximate bytes of the names."""
         self.globs = tuple(glob for glob in map(glob_of, names) if glob) if any(XDSTP in name for name in names) else ()
+        self._table = table
+        if table is not None:
+            table.names_bytes += self.names_bytes
+
+    def __del__(self) -> None:
+        if self._table is not None:
+            self._table.names_bytes -= self.names_bytes
 
     def wants(self, name: str) -> bool:
         """Say whether a resource of this name is subscribed."""
@@ -98,10 +105,12 @@ NOTHING = Subscription(False, frozenset())
 class Subscriptions:
     """The table that makes equal subscriptions one object while any stream has it."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "names_bytes")
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[tuple[bool, frozenset[str]], Subscription] = WeakValueDictionary()
+        self.names_bytes = 0
+        """The approximate bytes of the names of all subscriptions that any stream has, shared ones once."""
 
     def get(self, wildcard: bool, names: Iterable[str]) -> Subscription:
         """Return the shared subscription to these names; ``*`` among them means the wildcard."""
@@ -111,7 +120,7 @@ class Subscriptions:
         key = (wildcard, explicit)
         subscription = self._known.get(key)
         if subscription is None:
-            subscription = self._known[key] = Subscription(wildcard, explicit)
+            subscription = self._known[key] = Subscription(wildcard, explicit, self)
         return subscription
 
     def __len__(self) -> int:

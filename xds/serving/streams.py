@@ -547,6 +547,7 @@ def _limits(settings: "Settings") -> Limits:
         subscriptions_max=protocol.subscriptions_max,
         types_max=protocol.types_max,
         names_bytes_max=protocol.names_bytes_max,
+        worker_names_bytes_max=protocol.worker_names_bytes_max,
         doubtful_nodes_max=protocol.doubtful_nodes_max,
         nacked_bytes_max=protocol.nacked_bytes_max,
         draining_bytes_max=protocol.draining_bytes_max,

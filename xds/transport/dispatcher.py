@@ -228,8 +228,15 @@ class Dispatcher:
         self._admitting = self._loop.call_soon(self._admit) if self._cold else None
 
     def poll(self, stream: Stream) -> Part | None:
-        """Return the stream's next message, or None until its sink is notified again."""
-        part = self.hub.poll(stream, self._loop.time())
+        """Return the stream's next message, or None until its sink is notified again.
+
+        Raises StreamRefusedError if the stream must end.
+        """
+        try:
+            part = self.hub.poll(stream, self._loop.time())
+        except StreamRefusedError as refusal:
+            self.admission.hits.add(refusal.limit)
+            raise
         if self.hub.has_work or self.hub.next_tick_at < self._timer_at:
             self._serve_now()
         return part
