@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -81,6 +82,19 @@ def log_worker_problem(text: str) -> None:
     log.error("a worker is lacking, trying again", problem=text)
 
 
+@dataclass(slots=True, eq=False)
+class _Link:
+    """What the parent keeps of one worker while it runs."""
+
+    questions: Questions = field(default_factory=Questions)
+    decoder: NamesDecoder = field(default_factory=NamesDecoder)
+    encoder: NamesEncoder = field(default_factory=NamesEncoder)
+    figures: Figures | None = None
+    """Its last figures."""
+    accepted: Histogram = field(default_factory=Histogram)
+    """The times of its clients to accept changes."""
+
+
 class WorkerStreams:
     """Serves the catalog in ``count`` worker processes. Same methods as ``xds.serving.streams.Streams``."""
 
@@ -105,11 +119,9 @@ class WorkerStreams:
         self._draining = DrainingNodes(nodes_max=nodes_max, bytes_max=settings.protocol.draining_bytes_max)
         self._rejections = RejectionLog()
         self._nack_log = nack_log or NackLog(Attributions(self._background))
-        self._figures: dict[PooledProcess, Figures] = {}
+        self._links: dict[PooledProcess, _Link] = {}
         self.measures = Measures()
         """What was counted by group and type, and measured, since the start, as of the last ``refresh`` or second."""
-        self._accepted: dict[PooledProcess, Histogram] = {}
-        """The times of each worker's clients to accept changes."""
         self._lag = LoopLag()
         self.restarts = 0
         """How many workers ended by themselves and were replaced."""
@@ -120,9 +132,6 @@ class WorkerStreams:
         self._memory = MemoryWatch(overload, reader(overload, count + 1), lambda _state: self.on_memory(self.memory))
         self.on_memory: Callable[[MemoryState], None] = lambda _state: None
         """Called with the state of the memory, every second."""
-        self._questions: dict[PooledProcess, Questions] = {}
-        self._decoders: dict[PooledProcess, NamesDecoder] = {}
-        self._encoders: dict[PooledProcess, NamesEncoder] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._pool: Pool | None = None
@@ -137,28 +146,35 @@ class WorkerStreams:
         return [worker.pid for worker in self._pool.workers] if self._pool is not None else []
 
     @property
+    def _figures(self) -> list[Figures]:
+        """The last figures of each worker that has sent any."""
+        return [link.figures for link in self._links.values() if link.figures is not None]
+
+    @property
     def counters(self) -> Counters:
         """Totals since the start, as of the last ``refresh`` or second; streams of a killed worker count as closed."""
-        return Counters.sum([self._ended, *(figures.counters for figures in self._figures.values())])
+        return Counters.sum([self._ended, *(figures.counters for figures in self._figures)])
 
     @property
     def tls_failures(self) -> Mapping[str, int]:
         """Refused handshakes and client certificates since the start, by reason."""
         total = Counter(self._ended_tls_failures)
-        for figures in self._figures.values():
+        for figures in self._figures:
             total.update(figures.tls_failures)
         return total
 
     @property
     def client_states(self) -> int:
         """The number of different states that clients share, summed over workers."""
-        return sum(figures.client_states for figures in self._figures.values())
+        return sum(figures.client_states for figures in self._figures)
 
     @property
     def processes(self) -> tuple[ProcessFigures, ...]:
         """The figures of this process and of each worker, by number."""
         found = [process_figures("parent", self._lag)]
-        for worker, figures in sorted(self._figures.items(), key=lambda each: each[0].number):
+        for worker, link in sorted(self._links.items(), key=lambda each: each[0].number):
+            if (figures := link.figures) is None:
+                continue
             counters = figures.counters
             found.append(
                 dataclasses.replace(
@@ -168,7 +184,7 @@ class WorkerStreams:
                     requests=counters.requests,
                     responses=counters.responses,
                     nacks=counters.nacks,
-                    accepted=self._accepted[worker],
+                    accepted=link.accepted,
                 )
             )
         return tuple(found)
@@ -176,17 +192,17 @@ class WorkerStreams:
     @property
     def limit_hits(self) -> dict[str, int]:
         """How often each limit was reached in the workers, by its label, as of the last ``refresh`` or second."""
-        return summed([self._ended_hits, *(figures.limit_hits for figures in self._figures.values())])
+        return summed([self._ended_hits, *(figures.limit_hits for figures in self._figures)])
 
     @property
     def memory(self) -> MemoryState:
         """How short the memory is, in the process that is worst off; at most a second old."""
-        return worst([self._memory.state, *(figures.memory for figures in self._figures.values())])
+        return worst([self._memory.state, *(figures.memory for figures in self._figures)])
 
     @property
     def count(self) -> int:
         """The number of open streams, at most a second old."""
-        return sum(figures.streams for figures in self._figures.values())
+        return sum(figures.streams for figures in self._figures)
 
     @property
     def count_wanted(self) -> int:
@@ -335,7 +351,7 @@ class WorkerStreams:
         within_s: float,
     ) -> bytes:
         send: Callable[[Ask], None] = lambda ask: worker.channel.send(encode(ask))  # noqa: E731
-        return await self._questions[worker].ask(send, what, within_s)
+        return await self._links[worker].questions.ask(send, what, within_s)
 
     async def move(self, share: float, over_s: float) -> int:
         """Have every worker that answers end a share of its connections; return how many will be in all.
@@ -383,8 +399,7 @@ class WorkerStreams:
     # --- Workers ---------------------------------------------------------------------------------------------------
 
     def _begin(self, worker: PooledProcess) -> None:
-        self._questions[worker] = Questions()
-        self._decoders[worker], self._encoders[worker] = NamesDecoder(), NamesEncoder()
+        self._links[worker] = _Link()
         entries = (*self._nacked.entries(), *self._draining.entries())
         revision = self._catalog.revision
         if self._state is None or self._state[0] != revision:
@@ -408,7 +423,8 @@ class WorkerStreams:
 
     def _on_message(self, worker: PooledProcess, data: bytes) -> None:
         assert self._pool is not None
-        match self._decoders[worker].decode(data):
+        link = self._links[worker]
+        match link.decoder.decode(data):
             case Ready():
                 self._pool.mark_ready(worker)
             case Rejected() as rejected:
@@ -420,30 +436,29 @@ class WorkerStreams:
             case Gathered() as gathered:
                 self._nack_log.take(gathered)
             case Figures() as figures:
-                self._figures[worker] = figures
+                link.figures = figures
                 self.measures.add(figures.measures)
-                self._accepted.setdefault(worker, Histogram()).add(figures.measures.all_accepted())
+                link.accepted.add(figures.measures.all_accepted())
                 self.on_memory(self.memory)
             case Remember(entry) as remember:
                 self._nacked.remember(entry)
                 self._draining.remember(entry)
                 for other in self._pool.workers:
                     if other is not worker:
-                        other.channel.send(self._encoders[other].encode(remember))
+                        other.channel.send(self._links[other].encoder.encode(remember))
             case Ask() as ask:
                 task = self._background.run("answer a worker", self._answer(worker, ask))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
             case Answer() as answer:
-                self._questions[worker].take(answer)
+                link.questions.take(answer)
 
     def _on_end(self, worker: PooledProcess, code: int, replaced: bool) -> None:
-        self._questions.pop(worker).give_up()  # its nodes are left out of the answers
-        del self._decoders[worker], self._encoders[worker]
+        link = self._links.pop(worker)
+        link.questions.give_up()  # its nodes are left out of the answers
         self._served.forget(worker)
         self.known.end_process(worker.pid, time.time_ns() // 1_000_000)
-        figures = self._figures.pop(worker, None)
-        self._accepted.pop(worker, None)
+        figures = link.figures
         if figures is not None:
             closed = figures.counters.streams_closed + figures.streams
             last = dataclasses.replace(figures.counters, streams_closed=closed)
