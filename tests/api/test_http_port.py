@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from support.fetch import Answer, fetch
 from support.loops import on_both_loops
 from support.pki import Authority
-from support.waiting import for_a_while, wait_until
+from support.waiting import for_a_while, for_a_while_blocking, wait_until
 
 from xds.address import Address
 from xds.api.admin import SCRAPES_MAX, SPARE, AdminServer
@@ -293,6 +293,25 @@ async def test_a_body_that_comes_byte_by_byte_is_answered_408_and_its_request_is
         assert (await ended(reader)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         await sending
         await wait_until(lambda: (port.under_way, port.cut), equals=(0, 1))
+        writer.transport.abort()
+
+
+@on_both_loops
+@pytest.mark.parametrize("begins", ["connects", "waits", "has begun a request", "sends a body"])
+async def test_what_comes_while_the_server_stands_still_is_in_time(port, begins: str) -> None:
+    """The machine was busy, or the process was stopped: the client is not to blame."""
+    timeouts = {"headers_timeout_s": TIMEOUT_S, "body_timeout_s": TIMEOUT_S, "idle_timeout_s": TIMEOUT_S}
+    sent = {"has begun a request": GET[:20], "sends a body": POST + b"x" * 50}.get(begins, b"")
+    rest = {"has begun a request": GET[20:], "sends a body": b"x" * 50}.get(begins, GET)
+    async with port(**timeouts) as port:
+        reader, writer = await connected(port, first=begins != "waits")
+        if sent:
+            writer.write(sent)
+        if begins != "connects":
+            await for_a_while(TIMEOUT_S / 4, "the server has read it")
+        writer.write(rest)
+        for_a_while_blocking(3 * TIMEOUT_S, "the server stands still")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)) == HEALTHY
         writer.transport.abort()
 
 

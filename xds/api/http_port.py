@@ -79,7 +79,7 @@ class HttpConnection(H11Protocol):
     def __init__(self, port: "HttpPort", **given: Any) -> None:
         super().__init__(**given)
         self._port = port
-        self.since = self.loop.time()
+        self.since = port.clock()
         self.arriving: asyncio.Task[None] | None = None
         """Sets up the connection, including TLS; None once that is done."""
         self.started = False
@@ -162,7 +162,7 @@ class HttpConnection(H11Protocol):
         super().on_response_complete()
         self._unset_keepalive_if_required()  # ``HttpLimits.idle_timeout_s`` bounds the time until the next request
         self._request = self.cycle
-        self._answered = acked, now = self.acked_bytes, self.loop.time()
+        self._answered = acked, now = self.acked_bytes, self._port.clock()
         self._unread = self.unread_bytes, acked, now
         self._port.note(self)
 
@@ -298,6 +298,8 @@ class HttpPort:
         self._waiting: dict[HttpConnection, None] = {}  # for headers; the longest wait first
         self._asking: dict[HttpConnection, None] = {}  # a request has begun; the oldest first
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = 0.0
+        self._stood_still_s = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -305,7 +307,7 @@ class HttpPort:
         """Start to accept connections."""
         self._listening.setblocking(False)
         self._loop.add_reader(self._listening, self._accept)
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        self._sweep_soon()
 
     # --- Called by uvicorn, like those of an asyncio.Server --------------------------------------------------------
 
@@ -340,7 +342,7 @@ class HttpPort:
         if connection not in self._waiting and connection not in self._asking:
             return
         self.forget(connection)
-        connection.since = self._loop.time()
+        connection.since = self.clock()
         (self._waiting if connection.waits else self._asking)[connection] = None
 
     def forget(self, connection: HttpConnection) -> None:
@@ -419,9 +421,21 @@ class HttpPort:
         if not task.cancelled():
             task.result()
 
-    def _sweep(self) -> None:
+    def clock(self) -> float:
+        """Return a time in seconds that leaves out those in which this process stood still.
+
+        What clients sent meanwhile is read after the next check of their deadlines, and is not late because of it.
+        """
+        return self._loop.time() - self._stood_still_s
+
+    def _sweep_soon(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        limits, now = self._limits, self._loop.time()
+        self._sweep_at = self._loop.time() + SWEEP_S
+
+    def _sweep(self) -> None:
+        self._stood_still_s += max(0.0, self._loop.time() - self._sweep_at)
+        self._sweep_soon()
+        limits, now = self._limits, self.clock()
         for connection in list(self._connections()):
             if connection.unread_s(now) > limits.unread_timeout_s:
                 limits.hits.add("unread_timeout")
