@@ -62,19 +62,17 @@ class Subscription:
 
     __slots__ = ("__weakref__", "_table", "globs", "names", "names_bytes", "wildcard")
 
-    def __init__(self, wildcard: bool, names: frozenset[str], table: "Subscriptions | None" = None) -> None:
+    def __init__(self, wildcard: bool, names: frozenset[str], table: "Subscriptions") -> None:
         self.wildcard = wildcard
         self.names = names
         self.names_bytes = bytes_of(names)
         """The approximate bytes of the names."""
         self.globs = tuple(glob for glob in map(glob_of, names) if glob) if any(XDSTP in name for name in names) else ()
         self._table = table
-        if table is not None:
-            table.names_bytes += self.names_bytes
+        table.names_bytes += self.names_bytes
 
     def __del__(self) -> None:
-        if self._table is not None:
-            self._table.names_bytes -= self.names_bytes
+        self._table.names_bytes -= self.names_bytes
 
     def wants(self, name: str) -> bool:
         """Say whether a resource of this name is subscribed."""
@@ -96,10 +94,6 @@ class Subscription:
 
     def __repr__(self) -> str:
         return f"<Subscription {'* ' if self.wildcard else ''}{sorted(self.names)}>"
-
-
-NOTHING = Subscription(False, frozenset())
-"""The subscription of a type before its first request."""
 
 
 class Subscriptions:
@@ -125,6 +119,10 @@ class Subscriptions:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+NOTHING = Subscription(False, frozenset(), Subscriptions())
+"""The subscription of a type before its first request."""
 
 
 # --- Sets of names ---------------------------------------------------------------------------------------------------
