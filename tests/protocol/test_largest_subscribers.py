@@ -99,3 +99,19 @@ def test_no_more_are_chosen_than_needed_and_streams_that_end_already_are_not(mak
     assert largest_subscribers(world.hub.streams, 1) == [sessions[3]]
     assert largest_subscribers(world.hub.streams, bytes_of(names(4)) + 100) == [sessions[3], sessions[2]]
     assert largest_subscribers(world.hub.streams, 10**9) == sessions[3::-1]
+
+
+def test_while_the_largest_are_being_ended_nobody_else_is(make_world: MakeWorld) -> None:
+    """A transport ends a stream some turns of its loop later, and requests of others come meanwhile."""
+    world = make_world(limits=LIMITS)
+    others = [world.client(node=f"other-{number}") for number in range(5)]
+    for number, client in enumerate(others):
+        client.request(EDS, subscribe=names(60, f"{number}-"))
+    attacker = world.client(node="attacker")
+    with world.burst():
+        attacker.request(EDS, subscribe=names(600, "attacker-"))
+        attacker.request(SDS, subscribe=names(100, "more-"))
+        for number, client in enumerate(others):
+            client.request(SDS, subscribe=names(1, f"{number}-"))
+    assert not attacker.streams
+    assert all(client.streams for client in others)

@@ -573,13 +573,19 @@ def test_endpoints_that_two_rejected_clusters_shared_do_not_show_that_the_other_
     assert client.ack_all() == []
 
 
-def test_a_route_on_its_way_that_is_subscribed_again_keeps_its_cluster(world: World) -> None:
-    """It does not exist any more, so that nothing answers; a draining listener may use it."""
+def routed(world: World, variant: Variant) -> Client:
+    """Return a client with a listener whose route goes to the first of two clusters."""
     world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"))
-    client = world.client()
+    client = world.client(variant)
     for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
         client.subscribe(type_url, *names)
         client.ack_all()
+    return client
+
+
+def test_a_route_on_its_way_that_is_subscribed_again_keeps_its_cluster(world: World) -> None:
+    """It does not exist any more, so that nothing answers; a draining listener may use it."""
+    client = routed(world, DELTA)
     world.publish(route("r", 2, "b"))  # on its way
     client.request(RDS, unsubscribe=["r"])
     world.publish(remove=[route("r", 2), static("a"), static("b"), listener("l")])
@@ -597,11 +603,7 @@ def test_a_route_that_a_stale_request_dropped_and_its_answer_names_keeps_its_clu
     world: World, error: str | None
 ) -> None:
     """The client had it when it answered, or applied it in part: a draining listener may use it."""
-    world.publish(static("a"), static("b"), listener("l", routes="r"), route("r", 1, "a"))
-    client = world.client(SOTW)
-    for type_url, names in ((CDS, ()), (LDS, ()), (RDS, ("r",))):
-        client.subscribe(type_url, *names)
-        client.ack_all()
+    client = routed(world, SOTW)
     before = client.last(RDS).nonce
     world.publish(route("r", 2, "b"))  # on its way
     client.request(RDS, unsubscribe=["r"], nonce=before)

@@ -9,12 +9,12 @@ from xds.protocol.subscription import Subscription
 
 
 def largest_subscribers(streams: Iterable[Stream], bytes_wanted: int) -> list[Session]:
-    """Return the sessions without which the names take at least ``bytes_wanted`` less, those with most first.
+    """Return the sessions to end so that the names take ``bytes_wanted`` less, those with most first.
 
-    Equal subscriptions are one object, so each session answers for its share of it. O(streams), and O(types) for each
-    client state that differs.
+    Sessions that are being ended count as freed. Sessions with equal subscriptions share one object, and each counts
+    with its share of it. O(streams), and O(types) for each client state that differs.
     """
-    sessions = dict.fromkeys(stream.session for stream in streams if stream.session and not stream.refusal)
+    sessions = dict.fromkeys(stream.session for stream in streams if stream.session)
     states: dict[ClientState, list[Session]] = {}
     for session in sessions:
         states.setdefault(session.client_state, []).append(session)
@@ -26,11 +26,16 @@ def largest_subscribers(streams: Iterable[Stream], bytes_wanted: int) -> list[Se
         state: sum(each.subscription.names_bytes / users[each.subscription] for each in state.types) for state in states
     }
     chosen: list[Session] = []
-    freed = 0.0
+    freed = sum(shares[session.client_state] for session in sessions if _is_ending(session))
     for state in sorted(states, key=shares.__getitem__, reverse=True):
         for session in states[state]:
             if freed >= bytes_wanted:
                 return chosen
-            chosen.append(session)
-            freed += shares[state]
+            if not _is_ending(session):
+                chosen.append(session)
+                freed += shares[state]
     return chosen
+
+
+def _is_ending(session: Session) -> bool:
+    return session.streams[0].refusal is not None

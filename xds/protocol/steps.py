@@ -439,7 +439,8 @@ def _answer_sotw(draft: Draft, state: TypeState, request: DiscoveryRequest, rule
     repeated = not expected and error is None and bool(state.nonce)
     if renewal and heartbeat.unanswered:
         state = draft.put(state._replace(heartbeat=heartbeat._replace(unanswered=False)))
-    # The names come before the answer: of a name that a stale request had dropped, the client has what it answers.
+    # The subscription first: of a name that a request with a stale nonce dropped, and that this one has again, the
+    # client holds what this request answers.
     state = draft.put(change_sotw(state, request, rules.interned, repeated=repeated))
     # Envoy answers only the last of several responses that it received while its clusters were warming.
     answered = draft.take_answer(state, outstanding, error, version) if outstanding is not None else None
