@@ -6,6 +6,7 @@ import random
 from support.encoded import CDS, EDS, SDS, endpoints, static
 from support.hubs import DELTA, SOTW, MakeWorld, World
 
+from xds.protocol.errors import Status, StreamRefusedError
 from xds.protocol.largest_subscribers import largest_subscribers
 from xds.protocol.policy import Limits
 from xds.protocol.subscription import Subscriptions, bytes_of
@@ -99,6 +100,9 @@ def test_no_more_are_chosen_than_needed_and_streams_that_end_already_are_not(mak
     assert largest_subscribers(world.hub.streams, 1) == [sessions[3]]
     assert largest_subscribers(world.hub.streams, bytes_of(names(4)) + 100) == [sessions[3], sessions[2]]
     assert largest_subscribers(world.hub.streams, 10**9) == sessions[3::-1]
+    sessions[3].streams[0].refusal = StreamRefusedError(Status.RESOURCE_EXHAUSTED, "it is being ended")
+    assert largest_subscribers(world.hub.streams, bytes_of(names(4))) == []
+    assert largest_subscribers(world.hub.streams, bytes_of(names(4)) + 100) == [sessions[2]]
 
 
 def test_while_the_largest_are_being_ended_nobody_else_is(make_world: MakeWorld) -> None:
