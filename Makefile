@@ -134,8 +134,8 @@ page-pictures: setup ## write the pictures of the page in docs/how-to, as the br
 	@XDS_PAGE_PICTURES=docs/how-to $(BIN)/python -m pytest -q -p no:cacheprovider tests/page/test_browser.py -k pictures
 
 PAGE_SCALE ?= --nodes 10000 --minutes 10
-page-scale: setup ## the page at 10,000 simulated nodes in Chromium: load times, long tasks, memory over 10 minutes: bench/results/page.json
-	@$(BIN)/python -m bench.page_scale $(PAGE_SCALE) --output bench/results/page.json
+page-scale: setup ## the page at 10,000 simulated nodes in Chromium: load times, long tasks, memory over 10 minutes: bench/results/page/scale.json
+	@$(BIN)/python -m bench.page_scale $(PAGE_SCALE) --output bench/results/page/scale.json
 
 lock: setup ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

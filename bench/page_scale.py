@@ -1,6 +1,6 @@
 """The page at 10,000 nodes, in a real Chromium: the time of each page's load, its longest task, its memory over time.
 
-Usage: python -m bench.page_scale [--nodes 10000] [--minutes 10] [--loads 10] [--output bench/results/page.json]
+Usage: python -m bench.page_scale [--nodes 10000] [--minutes 10] [--loads 10] [--output bench/results/page/scale.json]
 
 A server with its workers, simulated sidecars of ``xds fleet``, and one browser share the machine, so figures of a busy
 one are too high. A load is from the click to the end of the load event, with the assets in the browser's cache, as for
