@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.micro import initial
 from xds._generated import snapshots_pb2 as pb
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest, Node
-from xds.api.messages import node_message
+from xds.api.messages import node_messages
 from xds.client.results import nodes_of
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
@@ -66,7 +66,7 @@ def pages(hubs: list[Hub], spent: Spent, *, types: bool) -> int:
         with spent.on("pickled and merged"):
             found: NodesFound = joined((pickle.loads(pickle.dumps(each)) for each in made), query)
         with spent.on("gRPC messages"):
-            nodes = [node_message(each) for each in found.nodes]
+            nodes = node_messages(found.nodes)
             data = pb.Nodes(nodes=nodes, next=found.after(query), total=found.total).SerializeToString()
         with spent.on("read by the client"):
             page = nodes_of(pb.Nodes.FromString(data))

@@ -92,3 +92,32 @@ def test_what_is_held_back_is_not_sent(world: World) -> None:
     client.subscribe(LDS)
     found = of(world, LDS)
     assert (found.sent, found.pending) == (0, 1)
+
+
+def test_on_a_page_of_many_each_node_is_told_as_it_is_told_alone(world: World, variant: Variant) -> None:
+    clients = {node: world.client(variant, node=node) for node in ("n1", "n2", "n3", "n4", "n5")}
+    for client in clients.values():
+        client.subscribe(CDS)
+        client.ack(CDS)
+
+    def told() -> dict[str, tuple[int, int, int, str]]:
+        page = {each.node.id: each.types for each in summaries(world)}
+        for node, types in page.items():
+            (alone,) = summaries(world, NodesQuery(id=node))
+            assert types == alone.types
+        return {node: (one.acked, one.unacked, one.pending, one.error) for node, (one,) in page.items()}
+
+    world.publish(cluster("b"))
+    clients["n2"].ack(CDS)
+    clients["n3"].nack(CDS, "odd")
+    clients["n4"].nack(CDS, "odder")
+    assert told() == {
+        "n1": (0, 1, 0, ""),
+        "n2": (1, 0, 0, ""),
+        "n3": (0, 0, 0, "odd"),
+        "n4": (0, 0, 0, "odder"),
+        "n5": (0, 1, 0, ""),
+    }
+    with world.burst():
+        world.publish(cluster("c"))
+        assert [pending for _, _, pending, _ in told().values()] == [1] * len(clients)

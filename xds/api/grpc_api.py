@@ -40,7 +40,7 @@ from xds.api.messages import (
     event_message,
     group_message,
     list_message,
-    node_message,
+    node_messages,
     problems_message,
     revision_message,
     snapshot_message,
@@ -582,7 +582,7 @@ class GrpcApi:
         )
         found = await operations.nodes(query)
         return pb.Nodes(
-            nodes=map(node_message, found.nodes),
+            nodes=node_messages(found.nodes),
             missing_workers=found.missing_workers,
             missing_replicas=found.missing_replicas,
             problems=found.problems,

@@ -1,6 +1,6 @@
 """The push API's answers as protobuf (``snapshots.proto``). Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xds._generated import snapshots_pb2 as pb
@@ -9,7 +9,7 @@ from xds.api.operations import GroupInfo, ResourceDifference, RevisionAnswer, Sn
 from xds.api.shown import resource_any
 from xds.model.problem import Problem
 from xds.model.types import short_name
-from xds.protocol.status import NodeSummary
+from xds.protocol.status import NodeSummary, TypeSummary
 from xds.publishing.changes import Published, change_of
 from xds.publishing.codec import restored
 from xds.sources.groups_file import groups_json
@@ -128,9 +128,16 @@ def group_message(group: GroupInfo) -> Any:
     )
 
 
-def node_message(node: NodeSummary) -> Any:
-    """Return the progress of a node."""
-    types = [
+def node_messages(nodes: Iterable[NodeSummary]) -> Iterator[Any]:
+    """Yield the progress of nodes. Nodes in the same state share their types, which are made once."""
+    made: dict[int, tuple[tuple[TypeSummary, ...], list[Any]]] = {}
+    for node in nodes:
+        _, types = made.get(id(node.types)) or made.setdefault(id(node.types), (node.types, _type_messages(node.types)))
+        yield _node_message(node, types)
+
+
+def _type_messages(types: Iterable[TypeSummary]) -> list[Any]:
+    return [
         pb.NodeType(
             type=short_name(each.type_url),
             subscribed=each.subscribed,
@@ -142,8 +149,11 @@ def node_message(node: NodeSummary) -> Any:
             blamed=each.blamed,
             blamed_by=each.blamed_by.value if each.error else "",
         )
-        for each in node.types
+        for each in types
     ]
+
+
+def _node_message(node: NodeSummary, types: list[Any]) -> Any:
     return pb.Node(
         id=node.node.id,
         cluster=node.node.cluster,

@@ -424,8 +424,9 @@ def group_of(message: Any) -> Group:
 
 
 def nodes_of(message: Any) -> Nodes:
+    read: dict[bytes, TypeProgress] = {}  # by content: most nodes of a fleet are in the same state
     return Nodes(
-        tuple(map(node_of, message.nodes)),
+        tuple(_node_of(each, read) for each in message.nodes),
         tuple(message.missing_workers),
         tuple(message.problems),
         next=message.next,
@@ -434,21 +435,25 @@ def nodes_of(message: Any) -> Nodes:
     )
 
 
-def node_of(message: Any) -> NodeProgress:
-    types = tuple(
-        TypeProgress(
-            each.type,
-            each.subscribed,
-            each.sent,
-            each.acked,
-            each.pending,
-            tuple(each.nacked),
-            each.error,
-            tuple(each.blamed),
-            each.blamed_by,
-        )
-        for each in message.types
+def _type_of(message: Any) -> TypeProgress:
+    return TypeProgress(
+        message.type,
+        message.subscribed,
+        message.sent,
+        message.acked,
+        message.pending,
+        tuple(message.nacked),
+        message.error,
+        tuple(message.blamed),
+        message.blamed_by,
     )
+
+
+def _node_of(message: Any, read: dict[bytes, TypeProgress]) -> NodeProgress:
+    types = []
+    for each in message.types:
+        content = each.SerializeToString()
+        types.append(read.get(content) or read.setdefault(content, _type_of(each)))
     return NodeProgress(
         message.id,
         message.cluster,
@@ -456,7 +461,7 @@ def node_of(message: Any) -> NodeProgress:
         message.revision,
         message.state,
         message.connected_s,
-        types,
+        tuple(types),
         accepted_revision=message.accepted_revision,
         address=message.address,
         identity=tuple(message.identity),

@@ -6,7 +6,7 @@ may return thousands of nodes. Both are computed on request from the client stat
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -292,6 +292,12 @@ class NodesQuery:
     types: bool = True
     """Whether each node's types are of interest."""
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether no node is left out."""
+        chosen = (self.id, self.group, self.state, self.lacks)
+        return all(each is None for each in chosen) and not self.group_globs and not self.search
+
 
 @pickled_by_slots
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,16 +411,33 @@ def nodes_page(
     told. All sessions are looked at, and only those of the page are summarized.
     """
     key = _KEYS.get(query.sort) or (lambda session: since_key(round((session.since - epoch_s) * 1_000)))
+    is_of_all = query.is_of_all
     found = [
         (key(session), text_key(session.node.id), session)
         for session in sessions_of(streams)
-        if _is_asked_about(session, query, address_of)
+        if is_of_all or _is_asked_about(session, query, address_of)
     ]
     page = page_of(found, lambda session: f"{session.since:.6f} {id(session):x}", query.after, query.limit)
-    nodes = (
-        replace(_summary(session, at, query, now, revision, epoch_s), address=address_of(session))
-        for at, session in page
-    )
+    shared: dict[int, tuple[TypeSummary, ...]] = {}
+    nodes = []
+    for at, session in page:
+        debt = _debt(session)
+        nodes.append(
+            NodeSummary(
+                node=session.node,
+                group=session.group,
+                revision=session.newest.revision,
+                state=state_of(debt),
+                connected_s=now - session.since,
+                types=_type_summaries(session, shared) if query.types else (),
+                debt=debt,
+                accepted_revision=debt.accepted(revision),
+                address=address_of(session),
+                first_seen_ms=round((session.since - epoch_s) * 1_000),
+                last_seen_ms=round((now - epoch_s) * 1_000),
+                position=at,
+            )
+        )
     return NodesFound(nodes=tuple(nodes), total=len(found))
 
 
@@ -423,7 +446,11 @@ def sessions_of(streams: Iterable[Stream]) -> Iterator[Session]:
     seen: set[int] = set()
     for stream in streams:
         session = stream.session
-        if session is not None and (len(session.streams) == 1 or id(session) not in seen):
+        if session is None:
+            continue
+        if len(session.streams) == 1:
+            yield session
+        elif id(session) not in seen:
             seen.add(id(session))
             yield session
 
@@ -468,27 +495,23 @@ def says(node: Node, address: str, text: str) -> bool:
     return any(wanted in part.casefold() for part in parts)
 
 
-def _summary(
-    session: Session, at: Position, query: NodesQuery, now: float, revision: int, epoch_s: float
-) -> NodeSummary:
+def _type_summaries(session: Session, shared: dict[int, tuple[TypeSummary, ...]]) -> tuple[TypeSummary, ...]:
+    """Return the summaries of a session's types, one object for all clients of a page in the same state.
+
+    ``shared`` has them by the id of the client state. Marks and rejections are a session's own.
+    """
+    client_state = session.client_state
+    is_own = session.marks or session.rejections
+    if not is_own and (known := shared.get(id(client_state))) is not None:
+        return known
     marked = {(slot, type_url) for slot, type_url, _ in session.marks}
-    debt = _debt(session)
-    return NodeSummary(
-        node=session.node,
-        group=session.group,
-        revision=session.newest.revision,
-        state=state_of(debt),
-        connected_s=now - session.since,
-        types=tuple(
-            _type_summary(state, session.rejections_of(state.kind), (state.kind.slot, state.type_url) in marked)
-            for state in (session.client_state.types if query.types else ())
-        ),
-        debt=debt,
-        accepted_revision=debt.accepted(revision),
-        first_seen_ms=round((session.since - epoch_s) * 1_000),
-        last_seen_ms=round((now - epoch_s) * 1_000),
-        position=at,
+    types = tuple(
+        _type_summary(state, session.rejections_of(state.kind), (state.kind.slot, state.type_url) in marked)
+        for state in client_state.types
     )
+    if not is_own:
+        shared[id(client_state)] = types
+    return types
 
 
 def _type_summary(state: TypeState, rejections: tuple[Rejection, ...], is_marked: bool) -> TypeSummary:
