@@ -100,7 +100,7 @@ def nodes(
     columns = ["node", "group", "state", "revision", "accepted", "envoy", "address", "since"]
     print_table(columns, [_row(each) for each in found], right=("revision", "accepted"))
     say("", ", ".join(f"{number:,} {name}" for name, number in states.items() if number or name != "gone"))
-    if last.next:
+    if last.next and len(found) < last.total:
         say(f"{len(found):,} of {last.total:,} are shown; the next: --cursor {last.next}")
 
 
@@ -163,11 +163,13 @@ def nodes_json(answer: "Nodes") -> Json:
 
 
 def _node_json(node: "NodeProgress") -> Json:
-    from dataclasses import asdict
+    types = [{**_fields_of(each), "nacked": list(each.nacked), "blamed": list(each.blamed)} for each in node.types]
+    return {**_fields_of(node), "types": types, "identity": list(node.identity)}
 
-    told = asdict(node)
-    told["types"] = [{**each, "nacked": list(each["nacked"]), "blamed": list(each["blamed"])} for each in told["types"]]
-    return told | {"identity": list(node.identity)}
+
+def _fields_of(value: "NodeProgress | TypeProgress") -> Json:
+    """Return the fields as they are: ``asdict``, which copies each, took more time than the server for 10,000 nodes."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def node(
