@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -173,8 +174,11 @@ class Farewell(H2Client):
 
 
 async def test_clients_are_told_to_go_before_their_streams_end(serving):
-    async with serving(drain={"timeout_s": 0}) as control_plane:
-        clients = [await asyncio.to_thread(Farewell, port_of(control_plane), generous=True) for _ in range(8)]
+    async with serving(drain={"timeout_s": 0}) as control_plane, AsyncExitStack() as opened:
+        clients = []
+        for _ in range(STREAMS):
+            clients.append(await asyncio.to_thread(Farewell, port_of(control_plane), generous=True))
+            opened.callback(clients[-1].socket.close)
         assert min(shares(app_of(control_plane).worker_pids, port_of(control_plane)).values()) > 0
         draining = asyncio.create_task(control_plane.drain())
         for client in clients:
