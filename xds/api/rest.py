@@ -112,7 +112,7 @@ def rest_api(
     app = FastAPI(
         title="xds push API",
         version=__version__,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # FastAPI makes and encodes the document on the event loop
         docs_url=None,  # FastAPI's page loads scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
@@ -129,7 +129,7 @@ def rest_api(
     api.add_groups(app)
     api.add_nodes(app)
     api.add_access(app)
-    _add_page(app)
+    _add_documents(app)
     taking_in = TakingIn(
         _Routable(app if tracing is None else WithTraces(app, tracing)),
         intake,
@@ -154,11 +154,18 @@ class _Routable:
         await self._app({**scope, "path": path}, receive, send)
 
 
-def _add_page(app: FastAPI) -> None:
-    @app.get("/v1/docs", include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        text = rest_page.page(app.openapi(), str(request.base_url).rstrip("/"))
+def _add_documents(app: FastAPI) -> None:
+    documents = rest_page.Documents(app.openapi)
+
+    async def document(_: Request) -> Response:
+        return Response(await documents.text(), media_type="application/json")
+
+    async def page(request: Request) -> Response:
+        text = await documents.page(str(request.base_url).rstrip("/"))
         return HTMLResponse(text, headers={"content-security-policy": rest_page.POLICY})
+
+    app.add_route("/v1/openapi.json", document, include_in_schema=False)
+    app.add_route("/v1/docs", page, include_in_schema=False)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -1,9 +1,15 @@
-"""The page ``/v1/docs``: the REST API's OpenAPI document as HTML, with no scripts and nothing from other hosts."""
+"""The OpenAPI document of the REST API, and the page ``/v1/docs``: the same as HTML, with no scripts and nothing from
+other hosts.
+"""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
+
+from xds.api.run_in_thread import run_in_thread
+from xds.reporting.escaping import json_text
 
 Json = dict[str, Any]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,6 +27,29 @@ _INTRODUCTION = (
     "Bodies are JSON or YAML, and resources and snapshots protobuf too. With a token, send "
     "<code>Authorization: Bearer TOKEN</code>. <a href='openapi.json'>openapi.json</a> describes the same for programs."
 )
+
+
+class Documents:
+    """The document and the page. The document is made at the first request, on a thread: that takes 0.2 s."""
+
+    def __init__(self, describe: Callable[[], Json]) -> None:
+        self._describe = describe
+        self._making = asyncio.Lock()
+        self._document: Json = {}
+        self._text = b""
+
+    async def text(self) -> bytes:
+        """Return the document as JSON."""
+        async with self._making:
+            if not self._text:
+                self._document = await asyncio.to_thread(self._describe)
+                self._text = json_text(self._document, separators=(",", ":")).encode()
+        return self._text
+
+    async def page(self, base: str) -> str:
+        """Return the page. ``base`` is the server's URL, for the examples."""
+        size = len(await self.text())
+        return await run_in_thread(size, lambda: page(self._document, base))
 
 
 def operations(document: Json) -> Iterator[tuple[str, str, Json]]:

@@ -47,6 +47,8 @@ HEADERS = {
 SIGN_IN = "sign-in"
 LIVE = "live"
 EVENT_STREAM = "text/event-stream"
+SHARED_TEMPLATES = ("base.html", "parts.html", "error.html", "again.html", "sign_in.html")
+"""Those that any request may need."""
 View = Callable[[Visit], Awaitable[Answer]]
 
 VIEWS: Mapping[tuple[str, str], tuple[str, View]] = {
@@ -113,6 +115,7 @@ class Page:
         self._live = Live(admission)
         self._assets: Mapping[str, Asset] = {}
         self._templates: Environment | None = None
+        self._compiled: set[str] = set()
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,13 +134,20 @@ class Page:
         await response(scope, receive, send)
 
     async def _load(self) -> None:
-        """Read templates and assets at the first request: who does not look at the page does not pay for it."""
+        """Read assets and shared templates at the first request: who does not look at the page does not pay for it."""
         async with self._loading:
             if self._templates is None:
                 self._assets = await asyncio.to_thread(load_assets)
                 templates = environment(self._assets)
-                await asyncio.to_thread(lambda: [templates.get_template(name) for name in templates.list_templates()])
-                self._templates = templates
+                await asyncio.to_thread(lambda: [templates.get_template(name) for name in SHARED_TEMPLATES])
+                self._templates, self._compiled = templates, set(SHARED_TEMPLATES)
+
+    async def _compile(self, name: str) -> None:
+        """Compile a template before its first use: all of them take 0.3 s, too long for the first page to wait."""
+        if name not in self._compiled:
+            assert self._templates is not None
+            await asyncio.to_thread(self._templates.get_template, name)
+            self._compiled.add(name)
 
     # --- Who is asking -----------------------------------------------------------------------------------------------
 
@@ -291,6 +301,7 @@ class Page:
             return self._error(request, told.http, told.message, call, told.more.get("problems", ()))
         if answer.location:
             return RedirectResponse(answer.location, 303)
+        await self._compile(answer.template)
         return self._render(request, visit, answer, stamp)
 
     def _late(self, request: Request, error: LateFormError, call: Call | None = None) -> Response:
