@@ -52,8 +52,10 @@ class _Plan(NamedTuple):
     """Of fields that deserve a notice when they are not set, by name."""
     values: Mapping[int, Mapping[int, tuple[_Word, ...]]]
     """Of enum values."""
-    nested: frozenset[int]
-    """Fields in whose messages there may be more."""
+    nested: Mapping[int, FieldDescriptor]
+    """Fields in whose messages there may be more, in the order of their numbers."""
+    nested_alone: bool
+    """There is nothing to look at but nested fields."""
 
 
 class Notices:
@@ -94,6 +96,14 @@ class Notices:
             return
         plan = self._plan(descriptor)
         if plan is None:
+            return
+        if plan.nested_alone:  # most messages: each of a thousand endpoints is looked at for its metadata
+            for field in plan.nested.values():
+                if field.is_repeated:
+                    if value := getattr(message, field.name):
+                        self._walk_field(field, value, (trail, field.name), found)
+                elif message.HasField(field.name):
+                    self._walk(getattr(message, field.name), (trail, field.name), found)
             return
         for field, value in message.ListFields():
             number, here = field.number, (trail, field.name)
@@ -153,8 +163,12 @@ class Notices:
             grown = bool(more)
             interesting |= more
         for name, descriptor in reached.items():
-            nested = frozenset(field.number for field in descriptor.fields if _inner_name(field) in interesting)
-            self._plans[name] = _Plan(*own[name], nested) if name in interesting else None
+            nested = {
+                field.number: field
+                for field in sorted(descriptor.fields, key=lambda each: each.number)
+                if _inner_name(field) in interesting
+            }
+            self._plans[name] = _Plan(*own[name], nested, not any(own[name])) if name in interesting else None
 
     def _own(self, descriptor: Descriptor) -> tuple[dict[int, Any], dict[str, _Word], dict[int, Any]]:
         fields: dict[int, Any] = {}
