@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -40,6 +41,13 @@ def serving(revision: Revision, resources: Resources, *, workers: int) -> Iterat
     Changes come by its REST API, so the server's own process does with them all that it does for anybody. What makes
     them runs in this process, which counts for nothing. Raises ServerFailedError.
     """
+    with pushed_to(revision, resources, workers=workers) as (server, pusher):
+        yield replace(server, admin_port=pusher.port)
+
+
+@contextlib.contextmanager
+def pushed_to(revision: Revision, resources: Resources, *, workers: int) -> Iterator[tuple[Running, "Pusher"]]:
+    """Run ``xds serve`` likewise, with what pushes a change of the workload to it. Raises ServerFailedError."""
     port, admin_port = free_ports(2)
     where = [f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin_port}", "--api=off", "--store=memory:"]
     argv = [sys.executable, "-P", "-c", START, "serve", *where, f"--workers={workers}"]
@@ -47,9 +55,10 @@ def serving(revision: Revision, resources: Resources, *, workers: int) -> Iterat
         workload = Workload(clusters=resources.clusters, routes=resources.routes, endpoints=resources.endpoints)
         _put(admin_port, "snapshot", {"resources": [as_json(resource) for resource in workload.initial()]})
         asyncio.run(wait_calm(ProcessTree([process.pid])))  # until the workers have it too
+        kind = Kind(revision.name, "ours", "native", workers)
+        server = Running(kind, process.pid, port, admin_port, shown(argv, revision.environment))
         with Pusher(admin_port, workload) as pusher:
-            kind = Kind(revision.name, "ours", "native", workers)
-            yield Running(kind, process.pid, port, pusher.port, shown(argv, revision.environment))
+            yield server, pusher
 
 
 def as_json(resource: Any) -> dict[str, Any]:

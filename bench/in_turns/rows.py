@@ -1,16 +1,25 @@
-"""What is measured in turns: servers under a fan-out, and the pure core. It does not know how results are judged."""
+"""What is measured in turns: servers under a fan-out and under pushes, loading a directory, and the pure core.
+
+It does not know how results are judged.
+"""
 
 import os
+import re
+import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 
 from bench.compare.fleet import Load, MeasureError, drive
 from bench.compare.results import Figures
 from bench.compare.rows import MICRO_TIMEOUT_S, micro_figures
 from bench.compare.servers import Resources, Running
-from bench.in_turns.product import serving
+from bench.in_turns.product import pushed_to, serving
 from bench.in_turns.revisions import Revision
+from xds.fleet.processes import ProcessTree
+
+LOAD_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,69 @@ class Fanout:
 
 
 @dataclass(frozen=True, slots=True)
+class Pushes:
+    """Changes of one assignment each, put one after the other by the REST API of a server without streams."""
+
+    changes: int
+    resources: Resources = field(default_factory=Resources)
+
+    def scaled(self, scale: float) -> "Pushes":
+        """Return the same with fewer changes."""
+        return replace(self, changes=max(10, round(self.changes * scale)))
+
+    def measure(self, revision: Revision, workers: int) -> Figures:
+        """Start a server, push to it; return what a change takes. Raises ServerFailedError."""
+        with pushed_to(revision, self.resources, workers=workers) as (server, pusher):
+            for _ in range(self.changes // 4):  # its caches fill
+                pusher.push()
+            tree, taken_ms = ProcessTree([server.pid]), []
+            before_s = tree.cpu_s()
+            for _ in range(self.changes):
+                began = time.perf_counter()
+                pusher.push()
+                taken_ms.append((time.perf_counter() - began) * 1_000)
+            cpu_us = (tree.cpu_s() - before_s) * 1_000_000 / self.changes
+        return {"push_ms": statistics.median(taken_ms), "push.cpu_us": cpu_us}
+
+    def shown(self) -> str:
+        """Say what it is."""
+        return f"{self.changes:,} changes a round, one after the other, {self.resources.clusters:,} clusters"
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """``bench/load_directory.py``, each revision's own: clusters and as many assignments of ten endpoints from YAML."""
+
+    clusters: int
+
+    def scaled(self, scale: float) -> "Loading":
+        """Return the same with fewer resources."""
+        return Loading(max(100, round(self.clusters * scale)))
+
+    def measure(self, revision: Revision, _workers: int) -> Figures:
+        """Run it; return the seconds of the first loading. Raises MeasureError."""
+        said = _run_own(revision, "load_directory.py", (f"--clusters={self.clusters}",), LOAD_TIMEOUT_S)
+        found = re.search(r"^cold: ([0-9.]+) s$", said, re.MULTILINE)
+        if found is None:
+            raise MeasureError(f"load_directory.py says no time: {said[-1_000:]}")
+        return {"load_s": float(found[1])}
+
+    def shown(self) -> str:
+        """Say what it is."""
+        return f"{self.clusters:,} clusters and {self.clusters:,} assignments from YAML"
+
+
+def _run_own(revision: Revision, program: str, options: tuple[str, ...], timeout_s: float) -> str:
+    """Run a program of a revision's ``bench``; return what it prints, errors last."""
+    argv = [sys.executable, str(revision.source / "bench" / program), *options]
+    ended = subprocess.run(
+        argv, cwd=revision.source, env={**os.environ, **revision.environment}, capture_output=True, text=True,
+        check=False, timeout=timeout_s,
+    )  # fmt: skip
+    return ended.stdout + ended.stderr
+
+
+@dataclass(frozen=True, slots=True)
 class Core:
     """``bench/micro.py``, each revision's own: the pure core without sockets."""
 
@@ -57,17 +129,12 @@ class Core:
 
     def measure(self, revision: Revision, _workers: int) -> Figures:
         """Run it; return what a change costs, for each stream. Raises MeasureError."""
-        options = ["--resources=100", f"--streams={self.streams}", f"--changes={self.changes}"]
-        argv = [sys.executable, str(revision.source / "bench" / "micro.py"), *options]
-        environment = {**os.environ, **revision.environment}
-        ended = subprocess.run(
-            argv, cwd=revision.source, env=environment, capture_output=True, text=True, check=False,
-            timeout=MICRO_TIMEOUT_S,
-        )  # fmt: skip
+        options = ("--resources=100", f"--streams={self.streams}", f"--changes={self.changes}")
+        said = _run_own(revision, "micro.py", options, MICRO_TIMEOUT_S)
         try:
-            change_us = micro_figures(ended.stdout, (100,))["a change at 100 resources, µs"]
+            change_us = micro_figures(said, (100,))["a change at 100 resources, µs"]
         except ValueError as error:
-            raise MeasureError(f"{error}: {ended.stderr[-1_000:]}") from None
+            raise MeasureError(f"{error}: {said[-1_000:]}") from None
         return {"change_us": change_us / self.streams}
 
     def shown(self) -> str:
@@ -82,5 +149,10 @@ FANOUTS: dict[str, Fanout] = {
         Resources(clusters=5_000), Load(streams=500, pushes=60, warmup_pushes=10, paced=False, timeout_s=300)
     ),
 }
-Row = Fanout | Core
-ROWS: dict[str, Row] = {**FANOUTS, "core": Core(streams=1_000, changes=100)}
+Row = Fanout | Core | Pushes | Loading
+ROWS: dict[str, Row] = {
+    **FANOUTS,
+    "core": Core(streams=1_000, changes=100),
+    "push": Pushes(changes=400),
+    "load": Loading(clusters=10_000),
+}
