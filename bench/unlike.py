@@ -1,11 +1,11 @@
-"""What fleets cost that are not alike, in the pure core: no sockets, no event loop. In µs a message and its answer.
+"""What fleets cost that are not alike, in the pure core without sockets: µs of CPU a message and its answer.
 
 - ``subscriptions``: each stream subscribes to another 90 of 100 assignments, one of which changes at a time;
 - ``versions``: each stream says that it has another version of one resource (in µs a stream that connects);
 - ``delays``: clusters, assignments and routes change, and each answer comes after a time by chance;
 - ``rejections``: each stream rejects every other response with clusters.
 
-It uses what a ``Hub`` has had for long, so that an older one can be measured by it: ``bench.in_turns --rows unlike``.
+Revisions are compared by ``python -m bench.in_turns --before REV --rows unlike``, each with its own of this file.
 """
 
 import argparse
@@ -49,9 +49,9 @@ class Unlike:
 
     def timed(self, work: Callable[..., object], *arguments: object) -> object:
         """Do something of the hub's, and count the time."""
-        began = time.perf_counter()
+        began = time.process_time()
         done = work(*arguments)
-        self.spent_s += time.perf_counter() - began
+        self.spent_s += time.process_time() - began
         return done
 
     def publish(self, *changed: Resource) -> None:

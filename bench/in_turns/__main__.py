@@ -33,11 +33,19 @@ FIGURES = {
     "memory.after_kb": "memory per stream after the pushes, KB",
     "back_to_back.last_ms": "last stream has it, ms",
     "change_us": "pure core, a change to one stream, µs",
+    "unlike.subscriptions_us": "other subscriptions, a message, µs",
+    "unlike.versions_us": "other versions at first, a connect, µs",
+    "unlike.delays_us": "late answers, a message, µs",
+    "unlike.rejections_us": "rejections, a message, µs",
     "push_ms": "a push by REST, ms",
     "push.cpu_us": "CPU per push, µs",
     "load_s": "loading, s",
 }
-JUDGED = ("back_to_back.cpu_us", "connect.cpu_us", "memory.kb", "change_us", "push_ms", "push.cpu_us", "load_s")
+JUDGED = (
+    *("back_to_back.cpu_us", "connect.cpu_us", "memory.kb", "change_us"),
+    *(figure for figure in FIGURES if figure.startswith("unlike.")),
+    *("push_ms", "push.cpu_us", "load_s"),
+)
 """What the verdict at a row's end is about; the others say where it comes from."""
 
 

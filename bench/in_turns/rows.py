@@ -17,6 +17,7 @@ from bench.compare.rows import MICRO_TIMEOUT_S, micro_figures
 from bench.compare.servers import Resources, Running
 from bench.in_turns.product import pushed_to, serving
 from bench.in_turns.revisions import Revision
+from bench.unlike import FLEETS
 from xds.fleet.processes import ProcessTree
 
 LOAD_TIMEOUT_S = 300
@@ -51,6 +52,29 @@ class Fanout:
         """Say what it is."""
         load = self.load
         return f"{self.resources.clusters:,} clusters, {load.streams:,} streams, {load.pushes} pushes a round"
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """``bench/unlike.py``, each revision's own: the pure core with fleets whose clients are not alike."""
+
+    streams: int
+
+    def scaled(self, scale: float) -> "Unlike":
+        """Return the same with fewer streams."""
+        return Unlike(max(10, round(self.streams * scale)))
+
+    def measure(self, revision: Revision, _workers: int) -> Figures:
+        """Run it; return what a message and its answer cost. Raises MeasureError."""
+        said = _run_own(revision, "unlike.py", (f"--streams={self.streams}",), MICRO_TIMEOUT_S)
+        found = {f"unlike.{name}_us": float(us) for name, us in re.findall(r"^(\w+) ([0-9.]+)$", said, re.MULTILINE)}
+        if len(found) != len(FLEETS):
+            raise MeasureError(f"unlike.py does not say what each fleet costs: {said[-1_000:]}")
+        return found
+
+    def shown(self) -> str:
+        """Say what it is."""
+        return f"the pure core, {self.streams:,} streams that are not alike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +173,11 @@ FANOUTS: dict[str, Fanout] = {
         Resources(clusters=5_000), Load(streams=500, pushes=60, warmup_pushes=10, paced=False, timeout_s=300)
     ),
 }
-Row = Fanout | Core | Pushes | Loading
+Row = Fanout | Core | Unlike | Pushes | Loading
 ROWS: dict[str, Row] = {
     **FANOUTS,
     "core": Core(streams=1_000, changes=100),
+    "unlike": Unlike(streams=500),
     "push": Pushes(changes=400),
     "load": Loading(clusters=10_000),
 }

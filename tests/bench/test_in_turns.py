@@ -19,7 +19,7 @@ from bench.in_turns.__main__ import FLOOR, ratios, report, run
 from bench.in_turns.product import Pusher, as_json, serving
 from bench.in_turns.ratios import Difference, Ratio, in_order, interval_rank
 from bench.in_turns.revisions import WORKING_TREE, Revision, RevisionError, prepare, same_requirements
-from bench.in_turns.rows import ROWS, Core, Fanout, Loading, Pushes
+from bench.in_turns.rows import ROWS, Core, Fanout, Loading, Pushes, Unlike
 from bench.serve import Workload
 
 HERE = Revision("here", "0123456789abcdef", ROOT, ROOT)
@@ -137,6 +137,7 @@ def test_rows_can_be_made_smaller() -> None:
     assert isinstance(few, Fanout)
     assert (few.resources.clusters, few.load.streams) == (100, 400)
     assert ROWS["core"].scaled(0.01) == Core(streams=10, changes=100)
+    assert ROWS["unlike"].scaled(0.1) == Unlike(streams=50)
     assert ROWS["push"].scaled(0.1) == Pushes(changes=40)
     assert ROWS["load"].scaled(0.1) == Loading(clusters=1_000)
 

@@ -286,17 +286,18 @@ def _held_differently(
             overrides[name] = initial_versions.get(
                 state.type_url, name, ""
             )  # it may have the resource although it does not report it
-    get = view.get
+    get, has_aliases = view.get, state.type_url == VIRTUAL_HOST
     for name, version in versions.items():
         resource = get(name)
         if name in nacked:
             overrides[name] = initial_versions.get(state.type_url, name, "")
-        elif resource is None or (
-            resource.version != version
-            if wants(state.subscription, view, resource)
-            else state.type_url == VIRTUAL_HOST  # it lost the alias by which the client subscribed to it
-        ):
+        elif resource is None:
             overrides[name] = initial_versions.get(state.type_url, name, version)
+        elif has_aliases or resource.version != version:
+            # Of what is not wanted, only a host matters that lost the alias by which the client subscribed to it.
+            is_wanted = wants(state.subscription, view, resource)
+            if resource.version != version if is_wanted else has_aliases:
+                overrides[name] = initial_versions.get(state.type_url, name, version)
     return NO_OVERRIDES.update(overrides) if overrides else NO_OVERRIDES
 
 
