@@ -15,7 +15,6 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, VIRTUAL_HOST
 from xds.model.view import View, may_differ
-from xds.model.xdstp import XDSTP
 from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscriptions, glob_of
 
 # --- Diffs -----------------------------------------------------------------------------------------------------------
@@ -87,8 +86,7 @@ def holding(name: str, view: View | None, overrides: Overrides) -> Resource | No
 def wanted(subscription: Subscription, view: View) -> Iterable[str]:
     """Return the names of the view's resources that are subscribed, by name or by alias, in no order."""
     if subscription.open_ended:
-        every = subscription.wildcard  # all but xdstp:// names: most are known without a call
-        return [name for name in view if (every and not name.startswith(XDSTP)) or subscription.wants(name)]
+        return subscription.among(view)
     found = (view.known_as(name) for name in subscription.names)
     return [resource.name for resource in found if resource is not None]
 

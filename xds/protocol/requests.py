@@ -293,10 +293,10 @@ def _held_differently(
             overrides[name] = initial_versions.get(state.type_url, name, "")
         elif resource is None:
             overrides[name] = initial_versions.get(state.type_url, name, version)
-        elif has_aliases or resource.version != version:
+        elif (differs := resource.version != version) or has_aliases:
             # Of what is not wanted, only a host matters that lost the alias by which the client subscribed to it.
             is_wanted = wants(state.subscription, view, resource)
-            if resource.version != version if is_wanted else has_aliases:
+            if (differs and is_wanted) or (has_aliases and not is_wanted):
                 overrides[name] = initial_versions.get(state.type_url, name, version)
     return NO_OVERRIDES.update(overrides) if overrides else NO_OVERRIDES
 

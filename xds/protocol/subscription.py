@@ -82,6 +82,11 @@ class Subscription:
             return True
         return any(glob.matches(name) for glob in self.globs)
 
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that ``wants`` is true of, in their order; most names need no call of their own."""
+        wildcard = self.wildcard
+        return [name for name in names if (wildcard and not name.startswith(XDSTP)) or self.wants(name)]
+
     @property
     def open_ended(self) -> bool:
         """Say whether the subscription has a wildcard or a glob."""
