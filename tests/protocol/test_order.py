@@ -266,3 +266,23 @@ def test_order_grpc_client_that_asks_backwards_is_never_kept_waiting(world: Worl
     assert client.take() == ["RDS #5 r1@2"]
     assert client.ack(RDS) == []
     assert client.subscribe(CDS, "cb") == ["CDS #6 ca@1 cb@1"]
+
+
+def test_order_routes_answered_late_follow_the_clusters_that_the_client_has_by_then(
+    world: World, variant: Variant
+) -> None:
+    """The next clusters are in flight by then; the routes need not wait for them."""
+    world.publish(static("a"), route("r", 1, "a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack(CDS)
+    client.subscribe(RDS, "r")
+    client.ack(RDS)
+    world.publish(route("r", 2, "a"))
+    world.publish(static("a", 2))
+    world.publish(route("r", 3, "a"), static("a", 3))
+    assert client.take() == ["RDS #3 r@2", "CDS #4 a@2"]
+    assert client.ack(CDS) == ["CDS #5 a@3"]
+    world.publish(static("a", 4))
+    assert client.ack(CDS) == ["CDS #6 a@4"]
+    assert client.ack(RDS) == ["RDS #7 r@3"]

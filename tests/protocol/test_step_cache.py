@@ -199,6 +199,24 @@ def test_a_fleet_in_one_state_costs_one_step_for_each_change_and_one_for_its_ack
     assert sorted(worked_out) == ["advance"] * 4 + ["later_request"] * 4
 
 
+def test_routes_that_wait_for_the_answer_to_clusters_cost_no_step(
+    world: World, variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish(static("a"), route("r", 1, "a"))
+    client = world.client(variant)
+    client.subscribe(CDS)
+    client.ack_all()
+    client.subscribe(RDS, "r")
+    client.ack_all()
+    world.publish(static("a", 2), route("r", 2, "a"))  # the clusters are sent; with them, the routes are marked
+    worked_out = count_worked_out(world, monkeypatch)
+    for version in range(3, 6):
+        world.publish(route("r", version, "a"))
+    assert worked_out == []
+    client.ack_all()
+    assert client.held[RDS] == {"r": "5"}
+
+
 def test_equal_first_requests_of_new_clients_are_computed_only_for_the_first_clients(
     world: World, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,12 @@
-"""A hub that recomputes cached steps and compares them: the step cache must not change anything."""
+"""A hub that recomputes cached steps and compares them: the step cache must not change anything.
+
+It also computes the steps that are left out because nothing can be sent, and checks that they send nothing.
+"""
 
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
-from xds.protocol.client_state import NO_MARKS, ClientState, Step, debt_with
+from xds.protocol.client_state import NO_MARKS, ClientState, Marks, Step, debt_with
 from xds.protocol.convergence import Debt
 from xds.protocol.hub import Hub
 from xds.protocol.requests import decode, span_of_node
@@ -18,6 +22,7 @@ class RecheckedHub(Hub):
     def __init__(self, *arguments: Any, every: int = 1, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.every, self.rechecked, self._taken = every, 0, 0
+        self._checked: WeakKeyDictionary[Stream, tuple[ref[ClientState], Marks]] = WeakKeyDictionary()
 
     def receive(self, stream: Stream, data: bytes, now: float) -> int:
         session = stream.session
@@ -57,6 +62,20 @@ class RecheckedHub(Hub):
             assert part is None or expected.part is None or part.upserts == expected.part.upserts
         return part
 
+    def _check_waiting(self, streams: list[Stream]) -> None:
+        """Compute the next step of each stream that is not ready, if its state is new: it must send nothing."""
+        for stream in streams:
+            session = stream.session
+            if session is None or stream.refusal is not None:
+                continue
+            state, marks = session.client_state, session.marks
+            if self._checked.get(stream) == (ref(state), marks) or not self._is_due():
+                continue
+            self._checked[stream] = (ref(state), marks)
+            if self._coarse < state.next_at and state.settled and (not marks or state.is_blocked(marks)):
+                step = self._steps.advance(state, self._context(session, self._coarse), stream.source)
+                assert step.part is None, f"{step.part} is not sent to a client in {state.types}"
+
     def take_ready(self) -> list[Stream]:
         counted: dict[str, dict[Debt, int]] = {}
         for session in {id(each.session): each.session for each in self._streams if each.session is not None}.values():
@@ -64,6 +83,7 @@ class RecheckedHub(Hub):
             debt = debt_with(session.client_state.debt, session.marks)
             debts[debt] = debts.get(debt, 0) + 1
         assert self.debts() == counted, "the numbers that are kept differ from a count of all clients"
+        self._check_waiting(list(self._streams))
         return super().take_ready()
 
     def _is_due(self) -> bool:

@@ -76,6 +76,7 @@ class ClientState:
     __slots__ = (
         "__weakref__",
         "arrivals",
+        "awaits_clusters",
         "debt",
         "next_at",
         "next_step",
@@ -89,8 +90,9 @@ class ClientState:
     def __init__(self, types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> None:
         self.types = types
         self.order = order
-        # There is nothing to send; no ordering rule waits; when the next timeout changes the state.
-        self.settled, self.ordering_idle, self.next_at = _outlook(types, order, ordering)
+        # There is nothing to send; no ordering rule waits; the answer to clusters holds back listeners and routes; when
+        # the next timeout changes the state.
+        self.settled, self.ordering_idle, self.awaits_clusters, self.next_at = _outlook(types, order, ordering)
         self.debt = _debt_of(types)
         self.arrivals = 0
         """How many times a client has reached this state."""
@@ -101,9 +103,11 @@ class ClientState:
 
     def is_blocked(self, marks: Marks) -> bool:
         """Say whether each of these types waits for the client's answer, so that nothing more of it can be sent now."""
-        for slot, type_url, _ in marks:
+        for slot, type_url, revision in marks:
             state = self.of(type_url, slot)
-            if state is not None and (not state.in_flight or state.overdue):
+            if state is None or (state.in_flight and not state.overdue):
+                continue
+            if not (self.awaits_clusters and _is_level(state, self.order.acked_snapshot, revision)):
                 return False
         return True
 
@@ -251,10 +255,21 @@ def _debt_of(types: tuple[TypeState, ...]) -> Debt:
     return debt_of(owed, rejected, due)
 
 
-def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, float]:
-    """Return ``settled``, ``ordering_idle`` and ``next_at`` of a client state."""
+def _is_level(state: TypeState, acked: Snapshot | None, since: float) -> bool:
+    """Say whether a type that follows ``acked`` has nothing to send, though it changed in revision ``since``."""
+    if not state.kind.is_routing or state.remaining:
+        return False
+    if acked is None:
+        return True
+    if state.required_names or state.response_due or state.overrides or since <= acked.revision:
+        return False
+    return state.view is acked.view(state.kind.type_url)
+
+
+def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> tuple[bool, bool, bool, float]:
+    """Return ``settled``, ``ordering_idle``, ``awaits_clusters`` and ``next_at`` of a client state."""
     enabled, next_at = ordering.enabled, NEVER
-    sends = kept = has_clusters = False
+    sends = kept = has_clusters = awaits_clusters = is_late = has_level = False
     ordering_idle = not (
         order.check_removals or order.hold_removals_until or order.is_returning or order.wait_for_clusters_until
     )
@@ -268,9 +283,15 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
                 sends = sends or has_more
             elif stage is not Stage.UNORDERED:
                 next_at = min(next_at, state.sent_at + ordering.hold_timeout_s)
-            breaks = breaks and stage is not Stage.CLUSTERS
+            if stage is Stage.CLUSTERS:
+                breaks, awaits_clusters, is_late = False, enabled, is_late or state.overdue
         elif has_more:
-            sends = True
+            # Clusters come before listeners and routes.
+            since = state.owed_unsent[0] if state.owed_unsent else NEVER
+            if awaits_clusters and _is_level(state, order.acked_snapshot, since):
+                has_level = True
+            else:
+                sends = True
         if state.heartbeat is not NO_HEARTBEAT:
             ordering_idle = False
             if state.heartbeat.at:
@@ -282,13 +303,22 @@ def _outlook(types: tuple[TypeState, ...], order: Order, ordering: Ordering) -> 
             kept = kept or bool(state.overrides)
             ordering_idle = ordering_idle and not (has_more or in_flight or state.overrides)
     if enabled:
-        if order.pending_endpoints:
-            next_at = min(next_at, next_end(order.pending_endpoints))
-        if order.wait_for_clusters_until and not has_clusters:
-            next_at = min(next_at, order.wait_for_clusters_until)
-        if kept and order.hold_removals_until:
-            next_at = min(next_at, order.hold_removals_until)
-    return not (sends or (breaks and has_clusters)), ordering_idle, next_at
+        next_at = min(next_at, _wait_ends_at(order, has_clusters=has_clusters, kept=kept))
+    awaits_clusters = awaits_clusters and not is_late
+    sends = sends or (has_level and not awaits_clusters)
+    return not (sends or (breaks and has_clusters)), ordering_idle, awaits_clusters, next_at
+
+
+def _wait_ends_at(order: Order, *, has_clusters: bool, kept: bool) -> float:
+    """Return when the first wait of the order ends, NEVER if it does not wait."""
+    next_at = NEVER
+    if order.pending_endpoints:
+        next_at = next_end(order.pending_endpoints)
+    if order.wait_for_clusters_until and not has_clusters:
+        next_at = min(next_at, order.wait_for_clusters_until)
+    if kept and order.hold_removals_until:
+        next_at = min(next_at, order.hold_removals_until)
+    return next_at
 
 
 def _hash_of(state: TypeState) -> int:
