@@ -9,6 +9,7 @@ from support.scenes import full, started
 from xds.model.changeset import Changeset
 from xds.model.groups import GroupTable, Rule
 from xds.protocol.policy import Variant
+from xds.protocol.responses import Encoding
 
 ALL_TO_DEFAULT = GroupTable(rules=(Rule(group="default"),))
 TO_CANARY = GroupTable(rules=(Rule(group="canary", id="n1"), Rule(group="default")))
@@ -159,3 +160,22 @@ def test_group_stream_opened_before_a_change_is_published_gets_it_in_order(world
     world.pump()
     assert client.take() == [full(variant, "CDS #5 b@1", "CDS #5 a@1 b@1")]
     assert fresh.take() == [full(variant, "CDS #2 b@1", "CDS #2 a@1 b@1")]
+
+
+def test_group_left_and_entered_again_between_two_parts_of_clusters_brings_listeners_after_the_last(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(groups=ALL_TO_DEFAULT, encoding=Encoding(response_bytes_max=60))
+    world.publish(static("old"), listener("l", clusters="old"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    client.subscribe(LDS)
+    client.ack(LDS)
+    world.publish(static("a"), static("b"), listener("l", 2, clusters="b"))
+    assert client.take() == ["CDS #3 a@1"]
+    with world.burst():
+        world.regroup(TO_CANARY)
+        world.regroup(ALL_TO_DEFAULT)
+    assert client.ack(CDS) == ["CDS #4 b@1"]
+    assert client.ack(CDS) == ["LDS #5 l@2"]

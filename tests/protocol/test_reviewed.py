@@ -660,3 +660,46 @@ def test_a_route_that_followed_older_clusters_owes_nothing_once_the_newest_have_
     client.subscribe(RDS, "r")  # the clusters that are answered are those before the route
     client.ack_all()
     assert {stream.session.client_state.debt for stream in world.hub.streams if stream.session} == {NO_DEBT}
+
+
+def test_a_removed_route_without_clusters_that_a_client_still_uses_is_not_replaced_by_one_to_a_rejected_cluster(
+    world: World,
+) -> None:
+    world.publish(static("a"), route("r", 1))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    client.subscribe(RDS, "r")
+    client.ack(RDS)
+    world.publish(remove=[route("r", 1)])
+    client.ack(RDS)
+    world.publish(static("b"), route("r", 2, "b"))
+    assert kinds(client.take()) == ["CDS b@1"]
+    assert client.nack(CDS, "bad: b") == []
+    world.publish(static("b", 2))
+    assert kinds(client.take()) == ["CDS b@2"]
+    assert kinds(client.ack(CDS)) == ["RDS r@2"]
+
+
+def test_endpoints_that_a_client_requested_for_another_cluster_do_not_show_that_it_accepted_a_rejected_one(
+    world: World,
+) -> None:
+    world.publish(static("old"), listener("l", clusters="old"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.ack(CDS)
+    client.subscribe(LDS)
+    client.ack(LDS)
+    client.subscribe(EDS, "other")
+    world.publish(cluster("bad", eds="e"), listener("l", 2, clusters="bad"))
+    client.take()
+    assert client.nack(CDS, "bad: bad") == []
+    world.publish(cluster("good", eds="e"), endpoints("e"))
+    client.subscribe(EDS, "e")
+    client.ack(EDS)
+    client.ack(CDS)
+    world.publish(static("good", 2))  # it uses the endpoints no more, and the client has not unsubscribed yet
+    assert kinds(client.take()) == ["CDS good@2"]
+    assert client.ack(CDS) == []
+    assert client.unsubscribe(EDS, "e") == []
+    assert kinds(client.subscribe(EDS, "e")) == ["LDS l@2"]  # this request is the rejected cluster's

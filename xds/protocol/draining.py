@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from immutables import Map
 
 from xds.model.resource import Resource
-from xds.model.types import CLUSTER
+from xds.model.types import CLUSTER, LISTENER
 
 Uses = frozenset[str] | None
 """The clusters that a version may send requests to; None for any, as its content is unknown."""
@@ -32,9 +32,13 @@ def uses_of(resource: Resource) -> Uses:
 
 
 def add_draining(draining: Draining, resource: Resource, until: float) -> Draining:
-    """Return ``draining`` with one more version, used until then. A version without clusters is left out."""
+    """Return ``draining`` with one more version, used until then.
+
+    A listener without clusters is left out, as most have none. A route without clusters is not: a client that still
+    uses it has something to lose by a version whose clusters it rejected.
+    """
     uses = uses_of(resource)
-    if uses is not None and not uses:
+    if uses is not None and not uses and resource.type_url == LISTENER:
         return draining
     versions = draining.get(resource.name, ())
     same = [end for other, end in versions if other == uses]

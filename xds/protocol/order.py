@@ -34,7 +34,7 @@ from xds.protocol.diff import EMPTY_SET, HOLD_REMOVALS, NO_HOLD, Hold, Interned,
 from xds.protocol.draining import merge_draining
 from xds.protocol.policy import Ordering, Stage, Variant
 from xds.protocol.responses import Encoding, Part, Response, ResponseCache, endpoints_of
-from xds.protocol.subscription import NO_NAMES
+from xds.protocol.subscription import NO_NAMES, Subscription
 from xds.protocol.type_state import NO_HOST, Kind, TypeState
 
 
@@ -666,23 +666,25 @@ class Draft:
 
     def endpoints_requested(self) -> None:
         """Mark missing clusters as present if the client requests endpoints that only they use."""
-        clusters = self.clusters
-        if any(state.in_flight for state in clusters):
-            return  # the answer will show which clusters the client has
-        asking = self._endpoints
-        if not self._requests_missing(asking):
+        clusters, asking = self.clusters, self._endpoints
+        if in_flight := [part for state in clusters for part in state.in_flight]:
+            # The answer will show which clusters the client has. What clusters in flight use shows nothing even then.
+            self._note_shared(name for name in self._missing_endpoints(asking) if self._brings_user(in_flight, name))
             return
-        present, signs = pending.accepted_clusters(
+        if next(self._missing_endpoints(asking), None) is None:
+            return
+        present, signs, shared = pending.accepted_clusters(
             clusters, self.missing_clusters, asking, self.requested_before, self.rejected_clusters
         )
+        self._note_shared(shared)
         self._set_missing(self.missing_clusters - present)
         if self.per_type:
             self.pending_endpoints, late = pending.requested(self.pending_endpoints, asking, signs, self._hold_until())
             if late:
                 self.acked_snapshot = None  # the wait for its endpoints had ended too early
 
-    def _requests_missing(self, asking: list[TypeState]) -> bool:
-        """Say whether the client requests endpoints of any missing cluster.
+    def _missing_endpoints(self, asking: list[TypeState]) -> Iterator[str]:
+        """Iterate over the requested endpoints of missing clusters, but for those that were requested before.
 
         This check runs with every NACK and every request for endpoints while clusters are missing, and avoids a search
         through all clusters, which takes 30 ms with thousands of them.
@@ -691,8 +693,23 @@ class Draft:
             for clusters in self.rejected_clusters:
                 for name in state.subscription.names.intersection(clusters):
                     if clusters[name] & self.missing_clusters and name not in self.requested_before:
-                        return True
-        return False
+                        yield name
+
+    def _brings_user(self, in_flight: Iterable[Part], name: str) -> bool:
+        """Say whether a message brings a cluster that is not missing and that uses these endpoints."""
+        return any(part.clusters_of_endpoints.get(name, EMPTY_SET) - self.missing_clusters for part in in_flight)
+
+    def _note_shared(self, names: Iterable[str]) -> None:
+        """Note endpoints that the client requested for other clusters than missing ones."""
+        self.requested_before = self.requested_before.union(names)
+
+    def unsubscribed(self, state: TypeState, before: Subscription) -> None:
+        """Forget which endpoints the client requested before and subscribes to no longer: it may request them again."""
+        if state.type_url != ENDPOINTS or not self.requested_before:
+            return
+        gone = self.requested_before.intersection(before.names - state.subscription.names)
+        gone = gone.difference(*(other.subscription.names for other in self._endpoints))
+        self.requested_before = self.requested_before - gone if gone else self.requested_before
 
     @property
     def _endpoints(self) -> list[TypeState]:

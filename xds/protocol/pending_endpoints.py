@@ -139,8 +139,10 @@ def accepted_clusters(
     asking: Iterable[TypeState],
     requested_before: frozenset[str],
     rejected_clusters: Iterable[Map[str, frozenset[str]]],
-) -> tuple[set[str], frozenset[str]]:
+) -> tuple[set[str], frozenset[str], frozenset[str]]:
     """Return the clusters of a rejected response that the client accepted, and the endpoints that show it.
+
+    Return also the requested endpoints that other clusters use, too: they show nothing.
 
     A client that requests endpoints which only such a cluster uses has accepted that cluster, unless it requested them
     before it received the cluster. ``rejected_clusters`` has the endpoints that rejected responses had, with the
@@ -150,11 +152,13 @@ def accepted_clusters(
     others = endpoints_of(resource for resource in held if resource.name not in missing_clusters)
     doubtful = [resource for resource in held if resource.name in missing_clusters]
     subscribed = {name for state in asking for name in state.subscription.names}
-    signs = frozenset(subscribed & endpoints_of(doubtful) - others - requested_before)
+    requested = frozenset(subscribed & endpoints_of(doubtful))
+    signs = requested - others - requested_before
     left = {resource.name for resource in held}
     shared = {name for used in rejected_clusters for name in signs.intersection(used) if len(used[name] & left) > 1}
     sure = (signs & endpoints_of_one(doubtful)) - shared
-    return {resource.name for resource in doubtful if endpoints_of([resource]) & sure}, signs
+    present = {resource.name for resource in doubtful if endpoints_of([resource]) & sure}
+    return present, signs, requested & others
 
 
 def _had(state: TypeState, name: str) -> bool:

@@ -163,6 +163,7 @@ class Steps:
                 draft.note_newest()
         if state.subscription is not subscription:
             watched = (SubscriptionChange(kind, subscription, state.subscription),)
+            draft.unsubscribed(state, subscription)
             draft.happened(OrderEvent.RESUBSCRIBED, None)
         _follow(draft, kind)
         if answered is not None and answered.error is not None:
@@ -206,7 +207,10 @@ class Steps:
         if not any(state.remaining for state in before.types):
             return before
         types = tuple(state.without_remaining() if state.remaining else state for state in before.types)
-        return self._client_states.shared(types, before.order)
+        order = before.order
+        if any(state.remaining and state.kind.stage is Stage.CLUSTERS for state in before.types):
+            order = order._replace(sent_snapshot=None)  # the client was not sent all of its clusters
+        return self._client_states.shared(types, order)
 
     def leave(self, before: ClientState, context: StepContext, source: Source) -> Step:
         """Compute the step after one of several streams of a session ended."""
