@@ -676,6 +676,7 @@ def test_a_removed_route_without_clusters_that_a_client_still_uses_is_not_replac
     world.publish(static("b"), route("r", 2, "b"))
     assert kinds(client.take()) == ["CDS b@1"]
     assert client.nack(CDS, "bad: b") == []
+    assert client.subscribe(RDS, "r") == []  # another listener needs it, too
     world.publish(static("b", 2))
     assert kinds(client.take()) == ["CDS b@2"]
     assert kinds(client.ack(CDS)) == ["RDS r@2"]
@@ -703,3 +704,18 @@ def test_endpoints_that_a_client_requested_for_another_cluster_do_not_show_that_
     assert client.ack(CDS) == []
     assert client.unsubscribe(EDS, "e") == []
     assert kinds(client.subscribe(EDS, "e")) == ["LDS l@2"]  # this request is the rejected cluster's
+
+
+def test_a_removal_of_a_route_that_a_client_rejects_after_it_unsubscribed_keeps_no_cluster(world: World) -> None:
+    client = routed(world, SOTW)
+    before = client.last(RDS).nonce
+    client.request(RDS, subscribe=["other"])
+    client.ack_all()
+    world.publish(route("other", 1, "b"), remove=[route("r", 1), listener("l")])  # on its way
+    client.request(RDS, unsubscribe=["r"], nonce=before)
+    client.nack(RDS, "bad: other")
+    world.publish(remove=[static("a")])
+    client.ack_all()
+    world.advance(601)  # the listener has drained
+    client.ack_all()
+    assert was_removed(client, "a")

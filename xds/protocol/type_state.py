@@ -682,7 +682,9 @@ class TypeState(NamedTuple):
                     last_accepted = last_accepted.set(name, None)
             state = state._replace(last_accepted=last_accepted, blamed=blamed)
         if self.kind.is_routing:
-            state = state._replace(draining=merge_draining(self.draining, part.still_used))
+            unwanted = [name for name in part.still_used if not self._wants_still(subscription, name)]
+            used = without_draining(part.still_used, unwanted)
+            state = state._replace(draining=merge_draining(self.draining, used))
         return state
 
     @property
