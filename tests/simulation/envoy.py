@@ -159,6 +159,9 @@ class Envoy:
         """Listeners in use that the next server is not told of: a newer one is warming, or they came with bad ones."""
         self.hidden: set[str] = set()
         """Listeners that it had when it came to another server, and did not report."""
+        self.untold_routes: set[str] = set()
+        """Routes that it had when it connected last, and did not report: the server had removed them. A server answers
+        a request for such a route with its newest version, as if the node were a new Envoy that waits for it."""
         self.warming_at_return: set[str] = set()
         self.keeps_listeners = False
         """It returned with listeners that were warming, or came with bad ones. It does not report them, so that nobody
@@ -189,6 +192,8 @@ class Envoy:
         """Reopen the streams and send all requests in one burst (docs/envoy-behaviour.md#reconnect)."""
         self._forget_stream_state()
         self._doubt_what_it_dropped()
+        if self.delta:
+            self.untold_routes = self.routes.keys() - {name for each in self._of(RDS) for name in each.reported}
         self.connected, self.connected_at = True, self.host.now
         keys = sorted({(CDS, ""), *self.subscriptions}, key=lambda key: (ORDER.index(key[0]), key[1]))
         if self.per_type and not self._asks_for_firsts(keys):
@@ -321,6 +326,8 @@ class Envoy:
             _, error = subscription.answers.pop() if subscription.answers else ("", "")
             self._lose_answers(subscription)
             subscription.changed = False
+            subscription.adding.clear()
+            subscription.dropping.clear()
             names = subscription.names or set()
             self._send(
                 subscription,
@@ -377,6 +384,8 @@ class Envoy:
             subscription.reported.pop(name, None)
             self.doubtful.pop((type_url, name), None)
             self.unsure_keys.discard((type_url, name))
+        if not self.delta:  # no request lacks what it drops and adds again meanwhile: the server does not know of it
+            self.unsure_keys |= {(type_url, name) for name in adding & subscription.dropping}
         subscription.dropping = (subscription.dropping - adding) | dropping
         subscription.adding = (subscription.adding - dropping) | adding
 
@@ -698,6 +707,7 @@ class Envoy:
                 continue
             where = f"{self.node_id}: {short(key[0])} {key[1]}"
             assert missing <= self.rejected_clusters, f"{where} uses {sorted(missing)}, which are not there"
-            works_no_more = key in self.worked and not (key[0] == LDS and key[1] in self.hidden)
+            is_untold = (key[0] == LDS and key[1] in self.hidden) or (key[0] == RDS and key[1] in self.untold_routes)
+            works_no_more = key in self.worked and not is_untold
             assert not works_no_more, f"{where} worked before, now uses {sorted(missing)}, which were rejected"
         self.worked = works

@@ -87,6 +87,7 @@ class Server:
     def _share(self, entry: HistoryEntry) -> None:
         for other in self.world.peers_of(self):
             self.clock.later(self.chance.uniform(0.001, 0.02), other.remember, entry)
+        self.world.remember(self, entry)
 
     def remember(self, entry: HistoryEntry) -> None:
         """Take what another process knows of a node."""
@@ -332,6 +333,7 @@ class SimulatedLine:
         """Messages that reach the server later are lost."""
         self._slow = chance.random() < 0.15
         self._unheard: list[Request] = []
+        self._unread: list[Message] = []
         self.up_at = self.down_at = 0.0
         self._ordered: SimulatedLine | Connection = self if server.world.plan.reorders else connection
 
@@ -422,14 +424,16 @@ class SimulatedLine:
         message = self.audit.check(message)
         self.server.world.responses += 1
         self.under_way += 1
+        self._unread.append(message)
         self._ordered.down_at = max(self._ordered.down_at, self.clock.now + self._delay_s())
-        self.clock.at(self._ordered.down_at, self._arrive, message)
+        self.clock.at(self._ordered.down_at, self._arrive)
 
-    def _arrive(self, message: Message) -> None:
+    def _arrive(self) -> None:
         if not self.open:
             return  # the stream is broken: messages that the server still sends on it do not arrive
-        if self._is_held(self._arrive, message):
+        if self._is_held(self._arrive):
             return
+        message = self._unread.pop(0)  # one that is held twice would be overtaken
         self.under_way -= 1
         self.envoy.take(self, message)
         if self.waiting:

@@ -16,6 +16,7 @@ from simulation.process import Process
 from xds.model.catalog import Catalog
 from xds.model.changeset import Changeset
 from xds.process.background import Background
+from xds.protocol.node_history import DrainingNodes, HistoryEntry, NackedNames
 from xds.publishing.publisher import Publisher
 from xds.publishing.retention import Retention
 from xds.store.entries import Store
@@ -28,6 +29,15 @@ STOP_S = 60.0
 """The longest time in which a replica must stop."""
 BEHIND_S = 120.0
 """The longest time for which a replica may be behind the store without saying so."""
+NODES_MAX, BYTES_MAX = 10_000, 64 * 1024 * 1024
+
+
+def _nacked_names() -> NackedNames:
+    return NackedNames(nodes_max=NODES_MAX, bytes_max=BYTES_MAX)
+
+
+def _draining_nodes() -> DrainingNodes:
+    return DrainingNodes(nodes_max=NODES_MAX, bytes_max=BYTES_MAX)
 
 
 class Replica:
@@ -48,6 +58,7 @@ class Replica:
         """The writes that it has not answered; one that was sent twice is twice in it."""
         self._catalog = Catalog()
         self._background = Background()
+        self._nacked, self._draining = _nacked_names(), _draining_nodes()
         self._incarnation = 0
         self._fed_at: dict[int, float] = {}
 
@@ -71,6 +82,7 @@ class Replica:
         self.process = self.world.process(self.name)
         self.states, self.groups, self.revision = {}, {}, -1
         self._catalog, self._background = Catalog(), Background()
+        self._nacked, self._draining = _nacked_names(), _draining_nodes()
         self.process.create_task(self._begin())
 
     async def _begin(self) -> None:
@@ -112,7 +124,15 @@ class Replica:
         catalog.resume(self._catalog.export(), self._catalog.revision)
         server = self.world.new_server(slot, catalog=catalog)
         server.published, server.groups = dict(self.states), dict(self.groups)
+        for entry in (*self._nacked.entries(), *self._draining.entries()):
+            server.hub.remember(entry)
         self._fed_at[slot] = self.world.now
+
+    def remember(self, entry: HistoryEntry) -> None:
+        """Keep what a worker knows of a node, for workers that start later."""
+        if self.process is not None:
+            self._nacked.remember(entry)
+            self._draining.remember(entry)
 
     def kill(self) -> None:
         """End the process at once, with its workers. Its unanswered writes have an unknown outcome."""

@@ -21,6 +21,7 @@ from support.encoded import EDS
 
 from xds._generated import store_pb2
 from xds.model.catalog import Catalog
+from xds.protocol.node_history import HistoryEntry
 from xds.publishing.changes import Change
 from xds.publishing.edits import PutRules
 from xds.store.errors import ConflictError, IdReusedError, OutcomeUnknownError, UnavailableError
@@ -102,6 +103,12 @@ class StoreWorld(World):
         if not server.up:
             return []
         return [other for slot in slots if (other := self.servers[slot]) is not server and other.up]
+
+    def remember(self, server: Server, entry: HistoryEntry) -> None:
+        """Have the replica keep what its worker knows of a node."""
+        for replica in self.replicas:
+            if server.number in replica.slots and server.up:
+                replica.remember(entry)
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:

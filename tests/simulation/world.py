@@ -21,6 +21,7 @@ from simulation.plan import GROUPS, Event, Plan
 from support.encoded import CDS, EDS, LDS, RDS, short
 
 from xds.model.groups import GroupTable, Rule
+from xds.protocol.node_history import HistoryEntry
 from xds.protocol.policy import Ordering
 from xds.protocol.responses import Encoding
 from xds.protocol.sessions import Stream
@@ -136,6 +137,9 @@ class World:
     def peers_of(self, server: Server) -> list[Server]:
         """Return the processes that a server shares its node history with."""
         return [other for other in self.servers if other is not server] if self.plan.share_memory else []
+
+    def remember(self, server: Server, entry: HistoryEntry) -> None:
+        """Keep what a server knows of a node for the one that takes its place: without a parent, nobody does."""
 
     def table(self, groups: Mapping[str, str]) -> GroupTable:
         """Return rules that assign each node to its group."""

@@ -126,8 +126,8 @@ def diff(
 ) -> Diff:
     """Return the update of a client from (view, overrides) to ``target``.
 
-    It contains every name in ``required``, changed or not; where its change is held, what the client holds, and nothing
-    if that is not known. ``*`` requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by
+    It contains every name in ``required``, changed or not; where its change is held, what the client holds. ``*``
+    requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by
     name.
     """
     upserts: dict[str, Resource] = {}
@@ -155,8 +155,6 @@ def diff(
             if older is not None and not older.is_version_only:
                 upserts[new.name] = older
                 continue
-            if older is None and new.name in kept and new.name in hold.used:
-                continue  # the client uses an older version that is not known
             upserts[new.name] = new
             kept.pop(new.name, None)
         elif (held := kept.get(name)) is not None:
