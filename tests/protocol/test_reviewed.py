@@ -718,3 +718,17 @@ def test_a_removal_of_a_route_that_a_client_rejects_after_it_unsubscribed_keeps_
     world.advance(601)  # the listener has drained
     client.ack_all()
     assert was_removed(client, "a")
+
+
+def test_a_route_that_stale_requests_dropped_and_named_again_is_not_sent_again_once_it_is_rejected(
+    world: World,
+) -> None:
+    client = routed(world, SOTW)
+    before = client.last(RDS).nonce
+    world.publish(route("r", 2, "b"))  # on its way
+    client.request(RDS, unsubscribe=["r"], nonce=before)
+    client.request(RDS, subscribe=["r"], nonce=before)
+    client.take()
+    assert client.nack(RDS, "bad: r") == []
+    world.publish(route("r", 3, "b"))
+    assert kinds(client.take()) == ["RDS r@3"]

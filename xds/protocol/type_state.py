@@ -667,6 +667,8 @@ class TypeState(NamedTuple):
             again = names.names.intersection(each.name for each in part.upserts) - bad
             unblamed = self.required_names - bad.intersection(self.nacked_names.names)
             state = state._replace(required_names=unblamed | again) if again or bad else state
+            if self.kind.variant is Variant.SOTW:
+                state = state._without_asked_again(bad)
         if self.kind.variant is Variant.DELTA:
             if part.removals:
                 state = state._replace(nacked_removals=self.nacked_removals.union(part.removal_set))
@@ -686,6 +688,17 @@ class TypeState(NamedTuple):
             used = without_draining(part.still_used, unwanted)
             state = state._replace(draining=merge_draining(self.draining, used))
         return state
+
+    def _without_asked_again(self, names: frozenset[str]) -> "TypeState":
+        """Return the state of a SotW client that read a message with these names after it had asked for them again."""
+        overrides = self.overrides
+        asked_again = [name for name in names & self.required_names if name in overrides and overrides[name] is None]
+        if not asked_again:
+            return self
+        for name in asked_again:
+            overrides = overrides.delete(name)
+        required_names = self.required_names.difference(asked_again)
+        return self._replace(required_names=required_names, overrides=overrides, fingerprint=None)
 
     @property
     def refused(self) -> frozenset[str]:
