@@ -138,12 +138,13 @@ async def connected(port: Port, *, first: bool) -> tuple[asyncio.StreamReader, a
 
 
 async def ended(reader: asyncio.StreamReader, within_s: float = 20.0) -> bytes:
-    """Return everything received on a connection until its end."""
+    """Return everything received on a connection until its end, which may be a reset."""
+    received = b""
     async with asyncio.timeout(within_s):
-        try:
-            return await reader.read(-1)
-        except (ConnectionError, ssl.SSLError):
-            return b""
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while block := await reader.read(1 << 16):
+                received += block
+    return received
 
 
 async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:

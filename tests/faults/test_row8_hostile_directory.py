@@ -45,9 +45,10 @@ def nested(root: Path) -> Path:
 
 
 def large(root: Path) -> Path:
-    """One file of more than 64 MiB."""
+    """One file of more than 64 MiB, which appears as a whole: if a writer paused, its first 60 MiB would be read."""
     line = b"- {" + CLUSTER.encode() + b", name: x}\n"
-    return _written(root / "large.yaml", b"resources:\n" + line * (LARGE_BYTES // len(line)))
+    made = _written(root.parent / "large.yaml", b"resources:\n" + line * (LARGE_BYTES // len(line)))
+    return made.rename(root / "large.yaml")
 
 
 def many(root: Path) -> Path:
