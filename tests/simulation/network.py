@@ -368,7 +368,10 @@ class SimulatedLine:
     def _reach(self, request: Request) -> None:
         if self.over or self.clock.now > self.cut_at or not self.server.up:
             return
-        if self._is_held(self._reach, request) or self.server.is_asleep(self._reach, request):
+        if self._is_held(self._reach, request):
+            return
+        if self.server.is_asleep(self._reach, request):
+            self.envoy.was_unheard = True
             return
         request = self._unheard.pop(0)  # what waits for one thing and then for another would be overtaken
         self._say("   reaches the hub: %s", lambda: f"{short(request.type_url)} {spell(request)}")
