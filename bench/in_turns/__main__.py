@@ -37,7 +37,7 @@ FIGURES = {
     "unlike.versions_us": "other versions at first, a connect, µs",
     "unlike.delays_us": "late answers, a message, µs",
     "unlike.rejections_us": "rejections, a message, µs",
-    "push_ms": "a push by REST, ms",
+    "push_ms": "a push, ms",
     "push.cpu_us": "CPU per push, µs",
     "load_s": "loading, s",
 }

@@ -5,13 +5,14 @@ import contextlib
 import http.client
 import json
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToDict
 
@@ -26,6 +27,7 @@ from bench.compare.servers import (
 )
 from bench.in_turns.revisions import Revision
 from bench.serve import TYPE, Workload
+from xds.client import Client, ClientError
 from xds.fleet.calm import wait_calm
 from xds.fleet.processes import ProcessTree
 
@@ -41,24 +43,37 @@ def serving(revision: Revision, resources: Resources, *, workers: int) -> Iterat
     Changes come by its REST API, so the server's own process does with them all that it does for anybody. What makes
     them runs in this process, which counts for nothing. Raises ServerFailedError.
     """
-    with pushed_to(revision, resources, workers=workers) as (server, pusher):
-        yield replace(server, admin_port=pusher.port)
+    with pushed_to(revision, resources, workers=workers) as (server, pusher), Trigger(pusher) as trigger:
+        yield replace(server, admin_port=trigger.port)
 
 
 @contextlib.contextmanager
-def pushed_to(revision: Revision, resources: Resources, *, workers: int) -> Iterator[tuple[Running, "Pusher"]]:
-    """Run ``xds serve`` likewise, with what pushes a change of the workload to it. Raises ServerFailedError."""
-    port, admin_port = free_ports(2)
-    where = [f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin_port}", "--api=off", "--store=memory:"]
-    argv = [sys.executable, "-P", "-c", START, "serve", *where, f"--workers={workers}"]
-    with started(revision.name, argv, revision.environment, is_ready=lambda _: _is_ready(admin_port)) as process:
+def pushed_to(
+    revision: Revision, resources: Resources, *, workers: int, grpc: bool = False
+) -> Iterator[tuple[Running, "Pusher"]]:
+    """Run ``xds serve`` likewise, with what pushes a change of the workload to it. Raises ServerFailedError.
+
+    ``grpc``: changes come by the push API, and are kept in a SQLite file; else by REST, and in memory.
+    """
+    port, admin_port, api_port = free_ports(3)
+    with contextlib.ExitStack() as stack:
+        api, store = "off", "memory:"
+        if grpc:
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            api, store = f"127.0.0.1:{api_port}", f"sqlite://{directory}/store"
+        where = [f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin_port}", f"--api={api}", f"--store={store}"]
+        argv = [sys.executable, "-P", "-c", START, "serve", *where, f"--workers={workers}"]
+        run = started(revision.name, argv, revision.environment, is_ready=lambda _: _is_ready(admin_port))
+        process = stack.enter_context(run)
         workload = Workload(clusters=resources.clusters, routes=resources.routes, endpoints=resources.endpoints)
         _put(admin_port, "snapshot", {"resources": [as_json(resource) for resource in workload.initial()]})
         asyncio.run(wait_calm(ProcessTree([process.pid])))  # until the workers have it too
         kind = Kind(revision.name, "ours", "native", workers)
         server = Running(kind, process.pid, port, admin_port, shown(argv, revision.environment))
-        with Pusher(admin_port, workload) as pusher:
-            yield server, pusher
+        if grpc:
+            yield server, stack.enter_context(GrpcPusher(api_port, workload))
+        else:
+            yield server, RestPusher(admin_port, workload)
 
 
 def as_json(resource: Any) -> dict[str, Any]:
@@ -68,12 +83,56 @@ def as_json(resource: Any) -> dict[str, Any]:
     return {"@type": ASSIGNMENT, **MessageToDict(resource, preserving_proto_field_name=True)}
 
 
-class Pusher:
-    """Answers GET /push once the next change of the workload was put, on a port of its own, from a thread."""
+class Pusher(Protocol):
+    """Makes one change of the workload after the other."""
+
+    def push(self) -> None:
+        """Make the next change; return once it is served. Raises ServerFailedError."""
+
+
+class RestPusher:
+    """Puts changes by the REST API, each on a connection of its own."""
 
     def __init__(self, admin_port: int, workload: Workload) -> None:
-        pusher = self
+        self._admin_port, self._workload = admin_port, workload
 
+    def push(self) -> None:
+        """Put the next change. Raises ServerFailedError."""
+        change = self._workload.next_change()
+        _put(self._admin_port, f"resources/endpoints/{change.cluster_name}", as_json(change))
+
+
+class GrpcPusher:
+    """Applies changes by the push API, on one connection, by the client of this source tree."""
+
+    def __init__(self, api_port: int, workload: Workload) -> None:
+        self._address, self._workload = f"127.0.0.1:{api_port}", workload
+        self._runner = asyncio.Runner()
+
+    def push(self) -> None:
+        """Apply the next change. Raises ServerFailedError."""
+        change = as_json(self._workload.next_change())
+        try:
+            self._runner.run(self._client.apply(upsert=[change]))
+        except ClientError as error:
+            raise ServerFailedError(f"the change of {change['cluster_name']}: {error}") from None
+
+    def __enter__(self) -> "GrpcPusher":
+        self._client = self._runner.run(self._connected())
+        return self
+
+    async def _connected(self) -> Client:
+        return await Client(self._address).__aenter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._client.__aexit__(None, None, None))
+        self._runner.close()
+
+
+class Trigger:
+    """Answers GET /push once the next change was pushed, on a port of its own, from a thread."""
+
+    def __init__(self, pusher: Pusher) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path != "/push":
@@ -91,7 +150,6 @@ class Pusher:
             def log_message(self, *_: Any) -> None:
                 """Nothing: a push is no news."""
 
-        self._admin_port, self._workload = admin_port, workload
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -100,12 +158,7 @@ class Pusher:
         """Where it listens."""
         return int(self._server.server_address[1])
 
-    def push(self) -> None:
-        """Put the next change. Raises ServerFailedError."""
-        change = self._workload.next_change()
-        _put(self._admin_port, f"resources/endpoints/{change.cluster_name}", as_json(change))
-
-    def __enter__(self) -> "Pusher":
+    def __enter__(self) -> "Trigger":
         self._thread.start()
         return self
 

@@ -79,10 +79,14 @@ class Unlike:
 
 @dataclass(frozen=True, slots=True)
 class Pushes:
-    """Changes of one assignment each, put one after the other by the REST API of a server without streams."""
+    """Changes of one assignment each, one after the other, to a server without streams.
+
+    By the REST API with a store in memory, or (``grpc``) by the push API with a store in a SQLite file.
+    """
 
     changes: int
     resources: Resources = field(default_factory=Resources)
+    grpc: bool = False
 
     def scaled(self, scale: float) -> "Pushes":
         """Return the same with fewer changes."""
@@ -90,7 +94,7 @@ class Pushes:
 
     def measure(self, revision: Revision, workers: int) -> Figures:
         """Start a server, push to it; return what a change takes. Raises ServerFailedError."""
-        with pushed_to(revision, self.resources, workers=workers) as (server, pusher):
+        with pushed_to(revision, self.resources, workers=workers, grpc=self.grpc) as (server, pusher):
             for _ in range(self.changes // 4):  # its caches fill
                 pusher.push()
             tree, taken_ms = ProcessTree([server.pid]), []
@@ -104,7 +108,8 @@ class Pushes:
 
     def shown(self) -> str:
         """Say what it is."""
-        return f"{self.changes:,} changes a round, one after the other, {self.resources.clusters:,} clusters"
+        how = "by gRPC, SQLite" if self.grpc else "by REST, in memory"
+        return f"{self.changes:,} changes a round, {how}, one after the other, {self.resources.clusters:,} clusters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,5 +184,6 @@ ROWS: dict[str, Row] = {
     "core": Core(streams=1_000, changes=100),
     "unlike": Unlike(streams=500),
     "push": Pushes(changes=400),
+    "push-grpc": Pushes(changes=400, grpc=True),
     "load": Loading(clusters=10_000),
 }

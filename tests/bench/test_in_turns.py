@@ -16,7 +16,7 @@ from bench.compare.results import Figures
 from bench.compare.servers import ROOT, Resources
 from bench.in_turns import revisions
 from bench.in_turns.__main__ import FLOOR, ratios, report, run
-from bench.in_turns.product import Pusher, as_json, serving
+from bench.in_turns.product import RestPusher, Trigger, as_json, pushed_to, serving
 from bench.in_turns.ratios import Difference, Ratio, in_order, interval_rank
 from bench.in_turns.revisions import WORKING_TREE, Revision, RevisionError, prepare, same_requirements
 from bench.in_turns.rows import ROWS, Core, Fanout, Loading, Pushes, Unlike
@@ -203,12 +203,26 @@ async def test_a_push_changes_one_assignment_of_the_workload_through_the_rest_ap
                 await asyncio.to_thread(get, server.trigger + "x")
 
 
+@pytest.mark.slow
+async def test_a_push_by_grpc_changes_one_assignment_of_the_workload() -> None:
+    with ExitStack() as stack:
+        served = pushed_to(HERE, Resources(clusters=3, routes=1, endpoints=2), workers=1, grpc=True)
+        server, pusher = await asyncio.to_thread(stack.enter_context, served)
+        async with DeltaClient(server.port) as client:
+            await client.subscribe(r.ENDPOINTS, "cluster-0", "cluster-1", "cluster-2")
+            await client.take_until(lambda: len(client.view.get(r.ENDPOINTS, {})) == 3)
+            changed = Workload(clusters=3, routes=1, endpoints=2).next_change().cluster_name
+            await asyncio.to_thread(pusher.push)
+            assert (await client.take()).names == {changed}
+        await asyncio.to_thread(stack.close)
+
+
 def test_a_push_that_is_refused_fails_the_round() -> None:
     with (
-        Pusher(1, Workload(clusters=1, routes=0, endpoints=1)) as pusher,
+        Trigger(RestPusher(1, Workload(clusters=1, routes=0, endpoints=1))) as trigger,
         pytest.raises(urllib.error.HTTPError) as told,
     ):
-        urllib.request.urlopen(f"http://127.0.0.1:{pusher.port}/push", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{trigger.port}/push", timeout=10)
     with told.value:
         assert told.value.code == 502
 
