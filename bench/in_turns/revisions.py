@@ -99,7 +99,8 @@ def _install(source: Path, site: Path) -> None:
     tool = str(Path(sys.executable).parent / "uv")
     options = ["--quiet", "--no-deps", "--compile-bytecode", "--target", str(site)]
     argv = [tool, "pip", "install", *options, "--python", sys.executable, str(source)]
-    ended = subprocess.run(argv, cwd=source, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # its xds would be found
+    ended = subprocess.run(argv, cwd=source, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise RevisionError(f"{source} can't be installed:\n{ended.stderr[-2_000:]}")
 

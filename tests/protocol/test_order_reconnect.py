@@ -236,6 +236,40 @@ def test_reconnect_a_removed_route_still_subscribed_keeps_its_clusters(world: Wo
     assert str(client.last(CDS)).endswith(" -a" if variant is DELTA else "(empty)")
 
 
+def test_reconnect_a_route_that_is_not_reported_and_whose_update_is_rejected_keeps_every_cluster(world: World) -> None:
+    """It was removed while a listener used it, and the client goes on with its older version, which nobody knows."""
+    world.publish(static("a"), listener("l", routes="r"))
+    client = world.client()
+    with world.burst():
+        client.request(CDS, have={"a": "1"})
+        client.request(LDS, have={"l": "1"})
+        client.request(RDS, subscribe=["r"])
+    client.ack_all()
+    world.publish(route("r", 2))
+    client.nack(RDS)
+    world.publish(remove=[static("a")])
+    world.advance(601)
+    assert client.take() == []
+    world.publish(route("r", 3))
+    client.take()
+    assert [line.split(" ", 2)[2] for line in client.ack(RDS)] == ["-a"]
+
+
+def test_reconnect_a_route_that_is_reported_is_not_replaced_by_one_to_a_rejected_cluster(world: World) -> None:
+    """Its name is to be answered, but the client has it, and waits for nothing."""
+    world.publish(static("a"))
+    client = world.client()
+    with world.burst():
+        client.request(CDS, have={"a": "1"})
+        client.request(RDS, subscribe=["r"], have={"r": "1"})
+        world.publish(static("b"), route("r", 2, "b"))
+    assert [line.split(" ", 2)[2] for line in client.take()] == ["b@1"]
+    assert client.nack(CDS, "bad: b") == []
+    world.publish(static("b", 2))
+    client.take()
+    assert [line.split(" ", 2)[2] for line in client.ack(CDS)] == ["r@2"]
+
+
 def test_reconnect_what_drains_is_kept_for_a_bounded_number_of_nodes(make_world) -> None:
     world = make_world(limits=Limits(doubtful_nodes_max=1))
     world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))

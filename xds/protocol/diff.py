@@ -126,34 +126,19 @@ def diff(
 ) -> Diff:
     """Return the update of a client from (view, overrides) to ``target``.
 
-    It contains every name in ``required``, changed or not; where its change is held, what the client holds. ``*``
-    requires all subscribed resources. ``view`` None: the client holds nothing but the overrides. Upserts are sorted by
-    name.
+    It contains every name in ``required``, changed or not; where its change is held, what the client holds, unless only
+    its version is known. ``*`` requires all subscribed resources. ``view`` None: the client holds nothing but the
+    overrides. Upserts are sorted by name.
     """
-    upserts: dict[str, Resource] = {}
-    removals: list[str] = []
-    kept: dict[str, Resource | None] = {}
-    by_alias = target.type_url == VIRTUAL_HOST or target.has_aliases or (view is not None and view.has_aliases)
-    for name in _candidates(subscription, view, overrides, target):
-        held, new = holding(name, view, overrides), target.get(name)
-        if by_alias and not subscription.wants(name):
-            held = held if name in overrides else _if_wanted(subscription, view, held)
-            new = _if_wanted(subscription, target, new)  # it may have lost the alias of the subscription
-        if (held and held.version) == (new and new.version):
-            continue
-        if hold.keeps(name, held, new):
-            kept[name] = held
-        elif new is not None:
-            upserts[name] = new
-        else:
-            removals.append(name)
+    upserts, removals, kept = _changes(subscription, view, overrides, target, hold)
     nonexistent: list[str] = []
     for name in _required_names(required, subscription, target):
         new = target.known_as(name)
         if new is not None:
             older = kept.get(new.name)
-            if older is not None and not older.is_version_only:
-                upserts[new.name] = older
+            if older is not None and older.version:
+                if not older.is_version_only:  # else the client has it, and its body is not known
+                    upserts[new.name] = older
                 continue
             upserts[new.name] = new
             kept.pop(new.name, None)
@@ -171,6 +156,30 @@ def diff(
         nonexistent = [name for name in nonexistent if name != resource.name]
     ordered = tuple(upserts[name] for name in sorted(upserts))
     return Diff(ordered, tuple(sorted(removals)), tuple(sorted(nonexistent)), Map(kept) if kept else NO_OVERRIDES)
+
+
+def _changes(
+    subscription: Subscription, view: View | None, overrides: Overrides, target: View, hold: Hold
+) -> tuple[dict[str, Resource], list[str], dict[str, Resource | None]]:
+    """Return what changed: resources to send, names to remove, and what the client keeps as its change is held."""
+    upserts: dict[str, Resource] = {}
+    removals: list[str] = []
+    kept: dict[str, Resource | None] = {}
+    by_alias = target.type_url == VIRTUAL_HOST or target.has_aliases or (view is not None and view.has_aliases)
+    for name in _candidates(subscription, view, overrides, target):
+        held, new = holding(name, view, overrides), target.get(name)
+        if by_alias and not subscription.wants(name):
+            held = held if name in overrides else _if_wanted(subscription, view, held)
+            new = _if_wanted(subscription, target, new)  # it may have lost the alias of the subscription
+        if (held and held.version) == (new and new.version):
+            continue
+        if hold.keeps(name, held, new):
+            kept[name] = held
+        elif new is not None:
+            upserts[name] = new
+        else:
+            removals.append(name)
+    return upserts, removals, kept
 
 
 def _required_names(required: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:

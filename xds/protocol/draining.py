@@ -71,6 +71,15 @@ def end_draining_by(draining: Draining, names: Iterable[str], until: float) -> D
     return draining
 
 
+def without_end(draining: Draining, names: Iterable[str]) -> Draining:
+    """Return ``draining`` with no end for the versions of these names: the client rejected what was to replace them."""
+    for name in names:
+        versions = draining.get(name)
+        if versions is not None:
+            draining = draining.set(name, tuple((uses, NEVER) for uses, _ in versions))
+    return draining
+
+
 def without_draining(draining: Draining, names: Iterable[str]) -> Draining:
     """Return ``draining`` without these names."""
     for name in names:

@@ -43,6 +43,7 @@ from xds.protocol.draining import (
     next_end,
     unexpired_draining,
     without_draining,
+    without_end,
 )
 from xds.protocol.policy import Missing, Stage, Variant, policy_of
 from xds.protocol.responses import (
@@ -686,7 +687,10 @@ class TypeState(NamedTuple):
         if self.kind.is_routing:
             unwanted = [name for name in part.still_used if not self._wants_still(subscription, name)]
             used = without_draining(part.still_used, unwanted)
-            state = state._replace(draining=merge_draining(self.draining, used))
+            before = self.draining
+            if self.kind.stage is Stage.ROUTES:
+                before = without_end(before, (resource.name for resource in part.upserts))
+            state = state._replace(draining=merge_draining(before, used))
         return state
 
     def _without_asked_again(self, names: frozenset[str]) -> "TypeState":
