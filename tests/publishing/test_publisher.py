@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -90,6 +91,15 @@ async def test_the_same_id_twice_is_one_change_and_another_change_is_refused(rep
     assert one.names() == {"a": cluster("a", port=2).version}, "it was made once, before the other"
     with pytest.raises(IdReusedError):
         await one.publisher.publish(setting(cluster("b"), id="x"))
+
+
+async def test_the_same_id_and_content_on_another_condition_is_another_change(replica) -> None:
+    one = await replica()
+    await one.publisher.publish(setting(cluster("a")))
+    made = replace(setting(cluster("a", port=2)), id="x")
+    assert (await one.publisher.publish(made)).revision == 2
+    with pytest.raises(IdReusedError):
+        await one.publisher.publish(replace(made, expected_revision=1))
 
 
 async def test_the_same_change_twice_in_a_batch_is_one_change(replica) -> None:

@@ -132,6 +132,8 @@ def digest_of(change: Change) -> bytes:
             digest.update(b"%d:" % len(part) + part.encode())
     digest.update("\0".join(sorted(change.replace)).encode())
     digest.update(b"-" if change.edit is None else change.edit.content)
+    if change.expected_revision is not None:  # an unconditional change does not keep what a conditional one promises
+        digest.update(b"=%d" % change.expected_revision)
     return digest.digest()
 
 
