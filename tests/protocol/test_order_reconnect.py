@@ -270,6 +270,33 @@ def test_reconnect_a_route_that_is_reported_is_not_replaced_by_one_to_a_rejected
     assert [line.split(" ", 2)[2] for line in client.ack(CDS)] == ["r@2"]
 
 
+def test_reconnect_clusters_that_came_with_rejected_ones_stay_while_routes_may_use_them(world: World) -> None:
+    """Envoy applies good clusters of a response that it rejects, and reports none of them when it returns."""
+    world.publish(static("good"), static("bad"))
+    client = world.client()
+    client.subscribe(CDS)
+    client.nack(CDS, "bad: bad")
+    client.subscribe(LDS)
+    world.publish(route("r", 1, "good"), listener("l", routes="r"))
+    client.ack(LDS)
+    client.subscribe(RDS, "r")
+    world.publish(remove=[route("r", 1), static("good")])
+    client.close()
+    again = world.client(connection="another")
+    with world.burst():
+        again.request(CDS)
+        again.request(LDS, have={"l": "1"})
+        again.request(RDS, subscribe=["r"])
+    again.ack_all()
+    world.advance(60)
+    removed = [name for message in again.messages for name in message.removed if message.type_url == CDS]
+    assert removed == []
+    world.advance(601)  # the removed route has drained
+    again.ack_all()
+    removed = [name for message in again.messages for name in message.removed if message.type_url == CDS]
+    assert removed == ["good"]
+
+
 def test_reconnect_what_drains_is_kept_for_a_bounded_number_of_nodes(make_world) -> None:
     world = make_world(limits=Limits(doubtful_nodes_max=1))
     world.publish(static("a"), static("b"), listener("l", 1, clusters="a"))

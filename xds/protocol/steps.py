@@ -103,7 +103,7 @@ class Steps:
         check_size(state, request, size, self._limits.subscriptions_max)
         view = draft.newest.view(kind.type_url)
         reported = reports_versions(request)
-        stuck = _notice_return(draft, source, kind, reported=reported, warms=history.warms)
+        stuck = _notice_return(draft, source, kind, history, reported=reported)
         interned = self._rules.interned
         if isinstance(request, DeltaDiscoveryRequest):
             is_back = draft.is_returning and kind.stage is Stage.ROUTES
@@ -368,27 +368,28 @@ def _owed_since(former: Subscription, state: TypeState, context: StepContext) ->
     return oldest(view.changed_at(name if found is None else found.name) for name, found in known), context.newest
 
 
-def _notice_return(draft: Draft, source: Source, kind: Kind, *, reported: bool, warms: bool) -> bool:
+def _notice_return(draft: Draft, source: Source, kind: Kind, history: History, *, reported: bool) -> bool:
     """Update the ordering state if a type's first request shows that the client reconnected.
 
-    ``reported``: the request reports versions of an earlier stream. ``warms``: see ``History``. Listeners and routes
-    wait until the client subscribes to clusters, for at most the hold timeout, in these cases:
+    ``reported``: the request reports versions of an earlier stream. A client that rejected clusters may have some of
+    the rejected response, of which it reports nothing: it counts as returned, too. Listeners and routes wait until the
+    client subscribes to clusters, for at most the hold timeout, in these cases:
 
     - On ADS endpoints are requested before clusters, listeners and routes, and one of the requests for endpoints,
       listeners and routes reports versions: the stream of this Envoy broke while its clusters warmed. The versions of
       its endpoints are older than the broken stream. Returns True for these: they must be ignored.
     - On ADS a request for listeners or routes comes before clusters, and the clusters of the last stream may be warming
-      without endpoints to ask for (``warms``): they wait for secrets or health checks.
+      without endpoints to ask for (``History.warms``): they wait for secrets or health checks.
     - On a per-type stream a request for listeners or routes reports versions.
 
     They do not apply to gRPC's client, which requests types in any order and warms no clusters. An Envoy that starts,
     and that has static clusters with endpoints from here and requests no clusters, reports no versions.
     """
-    if kind.stage is Stage.CLUSTERS and reported:
+    if kind.stage is Stage.CLUSTERS and (reported or history.nacked is not NO_NAMES):
         draft.client_returned()
     stuck = kind.type_url == ENDPOINTS and not source.served and not draft.clusters and not draft.routing_types
     back = kind.is_routing and (
-        reported if source.served else (warms or (reported and draft.has_endpoints)) and not draft.clusters
+        reported if source.served else (history.warms or (reported and draft.has_endpoints)) and not draft.clusters
     )
     if source.is_grpc:
         return False
