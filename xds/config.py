@@ -208,6 +208,8 @@ class StoreSettings(_Section):
     """Maximum revisions that are kept, to be read, compared and rolled back to."""
     history_s: Annotated[float, Field(ge=60, allow_inf_nan=False)] = 30 * 86_400.0
     """How long a revision is kept."""
+    history_bytes_max: Annotated[int, Field(ge=1024 * 1024)] = 512 * 1024 * 1024
+    """Maximum bytes of all revisions that are kept: their values, names and rules."""
     key_files: FilePaths = ()
     """Files with the keys that encrypt the store, one base64 text of 32 bytes per line. The first key encrypts."""
     key_command: Command = ()

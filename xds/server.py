@@ -123,7 +123,13 @@ async def serve(
         await _start_push_api(control_plane, rest, api, stack)
         await stack.enter_async_context(answers.serving(control_plane, api.address))
         kept, background = settings.store, control_plane.background
-        retention = Retention(store, most=kept.history_max, longest_s=kept.history_s, background=background)
+        retention = Retention(
+            store,
+            most=kept.history_max,
+            longest_s=kept.history_s,
+            bytes_max=kept.history_bytes_max,
+            background=background,
+        )
         await stack.enter_async_context(retention)
         if ending.is_set():
             return await _ended_unready(control_plane)

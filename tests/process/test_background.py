@@ -225,7 +225,7 @@ async def test_history_is_shortened_after_a_fault(monkeypatch: pytest.MonkeyPatc
     for number in range(1, 8):
         at_ms = time.time_ns() // 1_000_000
         await store.append(Entry(id=f"id-{number}", operations={A: b"%d" % number}, at_ms=at_ms))
-    retention = Retention(store, most=3, longest_s=1e9, every_s=0.01, background=background)
+    retention = Retention(store, most=3, longest_s=1e9, bytes_max=1 << 30, every_s=0.01, background=background)
     once(monkeypatch, retention, "tidy")
     async with retention:
         await wait_until(lambda: background.deaths["shorten the history"], equals=1)

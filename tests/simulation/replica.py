@@ -97,7 +97,12 @@ class Replica:
             return
         self.store, self.publisher, self.up_since = store, publisher, self.world.now
         retention = Retention(
-            store, most=self.world.plan.kept, longest_s=86_400.0, every_s=30.0, background=self._background
+            store,
+            most=self.world.plan.kept,
+            longest_s=86_400.0,
+            bytes_max=1 << 30,
+            every_s=30.0,
+            background=self._background,
         )
         await retention.__aenter__()
         if self.workers:

@@ -126,19 +126,27 @@ async def test_entries_are_found_by_their_ids(store: Store) -> None:
     assert found["id-2"].digest == entry(2).digest()
 
 
+SEAL_BYTES = 64
+"""More than encryption adds to a value."""
+
+
 async def test_summaries_have_the_metadata_of_entries(store: Store) -> None:
     first = Entry(id="id-1", operations={A: b"x", B: b"x"}, groups=b"rules", added=frozenset((A, B)))
     later = [entry(number, {A: b"x", C: None}) for number in range(2, 6)]
     await store.append_all([first, *later], 0)
-    assert await store.summaries(0, limit=1) == [
-        EntrySummary(1, "id-1", "", "", 0, 2, (GroupCounts(A.group, 2, 0, 0),), True)
-    ]
+    (summary,) = await store.summaries(0, limit=1)
+    counts = (GroupCounts(A.group, 2, 0, 0),)
+    assert summary == EntrySummary(1, "id-1", "", "", 0, 2, counts, True, summary.size_bytes)
+    size = len(A.name.encode()) + len(B.name.encode()) + len(b"x" * 2) + len(b"rules")
+    assert size <= summary.size_bytes <= size + 3 * SEAL_BYTES
     assert [stored.entry.added for stored in await store.entries(0, 2)] == [{A, B}, set()]
     await store.compact(2)
     assert await store.kept() == (2, 5)
     summaries = await store.summaries(2)
     counts = (GroupCounts(A.group, 0, 1, 0), GroupCounts(C.group, 0, 0, 1))
-    assert summaries[0] == EntrySummary(3, "id-3", "ann", "why", 3, 2, counts)
+    assert summaries[0] == EntrySummary(3, "id-3", "ann", "why", 3, 2, counts, size_bytes=summaries[0].size_bytes)
+    size = len(A.name.encode()) + len(C.name.encode()) + len(b"x")
+    assert size <= summaries[0].size_bytes <= size + SEAL_BYTES
     assert [summary.revision for summary in summaries] == [3, 4, 5]
     assert [summary.revision for summary in await store.summaries(3, limit=1)] == [4]
     with pytest.raises(CompactedError):

@@ -91,6 +91,8 @@ class EntrySummary:
     """Counts for each group whose resources the entry sets or removes, in order of name."""
     rules_changed: bool = False
     """Whether the entry sets the groups and rules."""
+    size_bytes: int = 0
+    """Bytes of the values and the rules that the entry sets, and of the names that it sets or removes."""
 
 
 class FoundEntry(NamedTuple):
@@ -226,6 +228,7 @@ def summary_of(stored: Stored) -> EntrySummary:
         len(entry.operations),
         counts_of(entry),
         entry.groups is not None,
+        sum(len(key.name.encode()) for key in entry.operations) + entry.size_bytes + len(entry.groups or b""),
     )
 
 

@@ -334,25 +334,29 @@ def _summaries(database: sqlite3.Connection, after: int, limit: int) -> list[Ent
     newest, oldest, _ = _present(database)
     must_be_kept(after, oldest=oldest, newest=newest)
     rows = database.execute(
-        "SELECT revision, id, author, message, at_ms, rules IS NOT NULL"
+        "SELECT revision, id, author, message, at_ms, rules IS NOT NULL, coalesce(length(rules), 0)"
         " FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
         (after, limit),
     ).fetchall()
     counts: dict[int, list[GroupCounts]] = {}
-    for revision, *numbers in database.execute(
-        "SELECT revision, scope, sum(before IS NULL AND encoded IS NOT NULL),"
-        " sum(before IS NOT NULL AND encoded IS NOT NULL), sum(encoded IS NULL)"
+    sizes: dict[int, int] = {}
+    for revision, size, *numbers in database.execute(
+        "SELECT revision, sum(length(CAST(name AS BLOB)) + coalesce(length(encoded), 0)), scope,"
+        " sum(before IS NULL AND encoded IS NOT NULL), sum(before IS NOT NULL AND encoded IS NOT NULL),"
+        " sum(encoded IS NULL)"
         " FROM operations WHERE revision > ? AND revision <= ? GROUP BY revision, scope ORDER BY revision, scope",
         (after, rows[-1][0] if rows else after),
     ):
         counts.setdefault(revision, []).append(GroupCounts(*numbers))
-    return [_summary(row, tuple(counts.get(row[0], ()))) for row in rows]
+        sizes[revision] = sizes.get(revision, 0) + size
+    return [_summary(row, tuple(counts.get(row[0], ())), sizes.get(row[0], 0)) for row in rows]
 
 
-def _summary(row: tuple[Any, ...], counts: tuple[GroupCounts, ...]) -> EntrySummary:
-    revision, entry_id, author, message, at_ms, has_rules = row
+def _summary(row: tuple[Any, ...], counts: tuple[GroupCounts, ...], size: int) -> EntrySummary:
+    revision, entry_id, author, message, at_ms, has_rules, rules_size = row
     operations = sum(each.added + each.changed + each.removed for each in counts)
-    return EntrySummary(revision, entry_id, author, message, at_ms, operations, counts, bool(has_rules))
+    size += rules_size
+    return EntrySummary(revision, entry_id, author, message, at_ms, operations, counts, bool(has_rules), size)
 
 
 def _state(database: sqlite3.Connection, revision: int | None) -> State:
