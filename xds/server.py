@@ -122,15 +122,7 @@ async def serve(
             return await _ended_unready(control_plane)
         await _start_push_api(control_plane, rest, api, stack)
         await stack.enter_async_context(answers.serving(control_plane, api.address))
-        kept, background = settings.store, control_plane.background
-        retention = Retention(
-            store,
-            most=kept.history_max,
-            longest_s=kept.history_s,
-            bytes_max=kept.history_bytes_max,
-            background=background,
-        )
-        await stack.enter_async_context(retention)
+        await stack.enter_async_context(_retention(store, control_plane))
         if ending.is_set():
             return await _ended_unready(control_plane)
         _tell_ready(control_plane, api, store, announce)
@@ -522,6 +514,17 @@ async def _open_store(control_plane: App) -> SealedStore:
         etcd_wait_s=store.etcd_wait_s,
         background=control_plane.background,
         keys=store.keys,
+    )
+
+
+def _retention(store: SealedStore, control_plane: App) -> Retention:
+    kept = control_plane.settings.store
+    return Retention(
+        store,
+        most=kept.history_max,
+        longest_s=kept.history_s,
+        bytes_max=kept.history_bytes_max,
+        background=control_plane.background,
     )
 
 

@@ -7,7 +7,7 @@ from support.encoded import CDS, static
 from support.hubs import World
 
 from xds.model.resource import Resource
-from xds.protocol import hub as hubs
+from xds.protocol import unexamined
 from xds.protocol.hub import EXAMINED_AT_ONCE
 from xds.protocol.status import Event, Nacked
 
@@ -112,10 +112,24 @@ def test_what_was_accepted_at_another_process_meanwhile_is_not_rejected_again(
 def test_the_nacks_that_are_to_be_noted_are_bounded(
     world: World, searched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hubs, "UNEXAMINED_MAX", 3)
+    monkeypatch.setattr(unexamined, "UNEXAMINED_MAX", 3)
     for number in range(4):
         client = world.client(node=f"n{number}")
         client.subscribe(CDS)
+        client.nack(CDS, "no")
+        assert world.hub.is_examining is (number < 3)
+    assert len(messages_of(world.events())) == 4
+
+
+def test_their_bytes_are_bounded_and_a_response_that_several_reject_counts_once(
+    world: World, searched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [world.client(node=f"n{number}") for number in range(4)]
+    for client in clients:
+        client.subscribe(CDS)
+    size = len(next(iter(clients[0].unanswered.values()))[CDS][0].part.message)
+    monkeypatch.setattr(unexamined, "UNEXAMINED_BYTES_MAX", size + len("no" * 3))
+    for number, client in enumerate(clients):
         client.nack(CDS, "no")
         assert world.hub.is_examining is (number < 3)
     assert len(messages_of(world.events())) == 4

@@ -6,11 +6,9 @@ in between. ``now`` is in seconds, on any monotonic clock. The hub holds the mut
 connected streams, the node history, the timers and the counters.
 """
 
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from sys import getsizeof
-from typing import NamedTuple
 
 from xds.model.catalog import Catalog
 from xds.model.changeset import Applied
@@ -68,12 +66,11 @@ from xds.protocol.sessions import (
 from xds.protocol.status import Counters, Event, Refused, SecretsWithheld, UnknownType, nacked, overdue
 from xds.protocol.steps import NO_HISTORY, History, Steps
 from xds.protocol.type_state import Kind, Rejection, with_rejection
+from xds.protocol.unexamined import Unexamined, UnexaminedNacks
 
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
 REGROUPED_AT_ONCE = 1_000
-UNEXAMINED_MAX = 1_000
-"""Maximum NACKs that are not noted yet; at more, all are noted at once."""
 EXAMINED_AT_ONCE = 100
 """Resources of a rejected response that are searched for secrets at once: 0.1 ms each. Of more, ``examine_some``."""
 SYNCED_AFTER_S = 1.0
@@ -94,53 +91,6 @@ def _without_secrets(whole: Snapshot) -> Snapshot:
 
 Hider = Callable[[Sequence[Resource]], Callable[[str], str]]
 """Takes resources to the function that hides their secrets in a text. It remembers what it finds in each of them."""
-
-
-class Unexamined(NamedTuple):
-    """A NACK that is not noted yet, since the rejected resources are still to be searched for secrets."""
-
-    session: Session
-    answered: Answered
-    at: float
-
-    @property
-    def about(self) -> tuple[str, str]:
-        """The id of its node, and its type."""
-        return self.session.node.id, self.answered.kind.type_url
-
-
-class UnexaminedNacks:
-    """The NACKs that are not noted yet, oldest first."""
-
-    __slots__ = ("_by_node_and_type", "_queue")
-
-    def __init__(self) -> None:
-        self._queue = deque[Unexamined]()
-        self._by_node_and_type = Counter[tuple[str, str]]()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    @property
-    def first(self) -> Unexamined:
-        """The oldest."""
-        return self._queue[0]
-
-    def has(self, node_id: str, type_url: str) -> bool:
-        """Whether there is one of a node and type."""
-        return bool(self._queue) and (node_id, type_url) in self._by_node_and_type
-
-    def add(self, nack: Unexamined) -> None:
-        """Add one."""
-        self._queue.append(nack)
-        self._by_node_and_type[nack.about] += 1
-
-    def drop_first(self) -> None:
-        """Drop the oldest, which is noted now."""
-        about = self._queue.popleft().about
-        self._by_node_and_type[about] -= 1
-        if not self._by_node_and_type[about]:
-            del self._by_node_and_type[about]
 
 
 class Hub:
@@ -565,7 +515,7 @@ class Hub:
             return
         self._nacked.add(session.node, kind.type_url, part.name_set)  # at once: the node may reconnect
         self._unexamined.add(Unexamined(session, answered, self._coarse))
-        if len(self._unexamined) > UNEXAMINED_MAX:
+        if self._unexamined.are_too_many:
             self._examine_all()
 
     def _hide_secrets(self, part: Part, error: str) -> str:
