@@ -35,6 +35,8 @@ class TypeAudit:
     rejected: dict[str, Content] = field(default_factory=dict)
     touched_at: dict[str, float] = field(default_factory=dict)
     """Name to the time at which it was requested again, or clusters that use it were sent: it may be sent again."""
+    sent: dict[str, tuple[float, Content]] = field(default_factory=dict)
+    """Name to when it was sent last, answered or not, and what it was."""
     last: str = ""
     """The last nonce."""
 
@@ -154,6 +156,7 @@ class StreamAudit:
         known.last = message.nonce
         names: dict[str, Content | None] = {name: held.content for name, held in message.resources.items()}
         known.unanswered[message.nonce] = sent = Sent(now, names | dict.fromkeys(message.removed))
+        known.sent |= {name: (now, held.content) for name, held in message.resources.items()}
         self._note_replaced(
             message.type_url, sent, self.server.published.get(self.server.group_of(self.line.envoy), {})
         )
@@ -233,12 +236,31 @@ class StreamAudit:
                     late = list(known.unanswered.values())
                 names = {name for sent in late for name in sent.names}
                 found |= self._clusters_with(names) if type_url == EDS else names
+        if self.line.envoy.per_type:
+            found |= self._clusters_without_endpoints(now - hold_s)
         if now >= self.line.opened_at + hold_s:
             # Envoy does not request clusters while they warm, and some clients request none: the wait for them ends.
             found |= self.line.envoy.warming_at_return
             if not any(CDS in line.audit.types for line in self._lines()):
                 found |= {content.name for content in self.session.seen.get(CDS, ())}
         return frozenset(found)
+
+    def _clusters_without_endpoints(self, before: float) -> set[str]:
+        """Return the clusters that were sent so early, and whose endpoints the client has not answered yet.
+
+        The wait for these endpoints counts from when the clusters were sent, however late the client answers those.
+        """
+        audits = [line.audit.types for line in self._lines()]
+        of_endpoints = [types[EDS] for types in audits if EDS in types]
+        asked = {name for known in of_endpoints for name in known.names or ()}
+        unanswered = {name for known in of_endpoints for sent in known.unanswered.values() for name in sent.names}
+        of_clusters = [types[CDS] for types in audits if CDS in types]
+        return {
+            name
+            for known in of_clusters
+            for name, (at, content) in known.sent.items()
+            if at <= before and not content.names(EDS) <= asked - unanswered
+        }
 
     def _clusters_with(self, endpoints: set[str]) -> set[str]:
         return {c.name for c in self.session.seen.get(CDS, ()) if c.names(EDS) & endpoints}
