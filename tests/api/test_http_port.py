@@ -190,7 +190,7 @@ async def test_between_requests_a_connection_may_be_idle(port) -> None:
             writer.write(GET)
             assert await reader.readline() == HEALTHY
             await reader.readuntil(b"ok\n")
-            await for_a_while(3 * TIMEOUT_S, "longer than headers may take")
+            await for_a_while(1.5 * TIMEOUT_S, "longer than headers may take")
         sending = asyncio.create_task(trickle(writer, GET * 10))
         assert (await ended(reader)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         await sending
@@ -311,7 +311,7 @@ async def test_what_comes_while_the_server_stands_still_is_in_time(port, begins:
         if begins != "connects":
             await for_a_while(TIMEOUT_S / 4, "the server has read it")
         writer.write(rest)
-        for_a_while_blocking(3 * TIMEOUT_S, "the server stands still")
+        for_a_while_blocking(2 * TIMEOUT_S, "the server stands still")
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)) == HEALTHY
         writer.transport.abort()
 
@@ -331,7 +331,7 @@ async def test_a_request_that_is_complete_may_take_its_time(port) -> None:
 @on_both_loops
 async def test_who_reads_nothing_of_an_answer_is_cut_off_and_who_reads_slowly_is_not(port) -> None:
     async with port(headers_timeout_s=TIMEOUT_S, unread_timeout_s=3 * TIMEOUT_S) as port:
-        reading, stuck = await port.connect(), await port.connect()
+        reading, stuck = await port.connect(limit=2**18), await port.connect()
         for _, writer in (reading, stuck):
             writer.write(b"GET /v1/large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         stuck[1].transport.pause_reading()
