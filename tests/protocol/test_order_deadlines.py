@@ -5,6 +5,7 @@ from support.encoded import CDS, EDS, LDS, RDS, cluster, endpoints, listener, ro
 from support.hubs import DELTA, MakeWorld, World
 from support.scenes import full, started, swap
 
+from xds.protocol.hub import CATCH_UP_S
 from xds.protocol.policy import Ordering, Variant
 from xds.protocol.status import Overdue
 
@@ -188,6 +189,35 @@ def test_deadline_passed_while_asleep_is_looked_at_by_the_next_tick(world: World
     world.pump()
     assert client.take() == ["RDS #6 r@2"]
     assert world.events() == [_overdue(CDS, client.last(CDS).nonce, waited_s=50.0)]
+
+
+def test_deadline_waits_for_what_came_while_the_process_stood_still(world: World) -> None:
+    client = started(world)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.take()
+    world.now += 50
+    world.hub.stood_still(world.now)
+    world.hub.tick(world.now)
+    world.pump()
+    assert client.take() == []
+    assert world.hub.next_tick_at == world.now + CATCH_UP_S
+    assert client.ack(CDS) == ["RDS #6 r@2"]
+    assert world.events() == []
+
+
+def test_deadline_ends_in_a_process_that_stands_still_again_and_again(world: World) -> None:
+    client = started(world)
+    world.publish(cluster("b"), endpoints("b"), route("r", 2, "b"))
+    client.take()
+    for _ in range(20):
+        world.now += 1.5
+        world.hub.stood_still(world.now)
+        world.hub.tick(world.now)
+        world.pump()
+    assert client.take() == ["RDS #6 r@2"]
+    (event,) = world.events()
+    assert event == _overdue(CDS, client.last(CDS).nonce, waited_s=event.waited_s)
+    assert event.waited_s <= 20 + CATCH_UP_S + 1.5
 
 
 def test_deadline_late_nack_after_the_hold_timeout_is_recorded(world: World, variant: Variant) -> None:

@@ -163,8 +163,6 @@ class Envoy:
         """Routes that it had when it connected last, and did not report: the server had removed them. A server answers
         a request for such a route with its newest version, as if the node were a new Envoy that waits for it."""
         self.warming_at_return: set[str] = set()
-        self.was_unheard = False
-        """A server stood still when it asked for something."""
         self.keeps_listeners = False
         """It returned with listeners that were warming, or came with bad ones. It does not report them, so that nobody
         removes them, and it may subscribe to their routes for ever."""

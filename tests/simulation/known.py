@@ -29,11 +29,6 @@ KNOWN: tuple[Known, ...] = (
         lambda envoy: envoy.delta and bool(envoy.warming_at_return),
     ),
     Known(
-        "per type: a server that stood still removes clusters before it has read which listeners a node returned with",
-        r"uses .*, which are not there",
-        lambda envoy: envoy.per_type and envoy.was_unheard,
-    ),
-    Known(
         "SotW: after a rejection or a return, a route goes to a cluster that is not there or was rejected",
         r"worked before, now uses .*, which were rejected|uses .*, which are not there",
         lambda envoy: not envoy.delta and (envoy.has_rejected or envoy.returned),

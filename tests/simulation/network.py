@@ -48,6 +48,7 @@ class Server:
         """The process that it runs in with its publisher; None: one of its own."""
         self.up = True
         self.frozen_until = 0.0
+        self._wakes_at = 0.0
         self.catalog = catalog or Catalog()
         self.published: dict[str, Mapping[Key, Content]] = {}
         """The snapshot that each group's streams are updated to."""
@@ -74,8 +75,16 @@ class Server:
         until = self.frozen_until if self.process is None else self.process.frozen_until
         if until <= self.clock.now:
             return False
+        if self._wakes_at != until:
+            self._wakes_at = until
+            self.clock.at(until, self._wake)
         self.clock.at(until, what, *arguments)
         return True
+
+    def _wake(self) -> None:
+        """Notice that the process stood still, as ``xds.process.loop_lag`` does, before anything is read."""
+        if self.up and not self.is_asleep(self._wake):
+            self.hub.stood_still(self.now)
 
     def die(self) -> None:
         """End as by ``kill -9``: the streams end, and nothing is remembered."""
@@ -371,7 +380,6 @@ class SimulatedLine:
         if self._is_held(self._reach, request):
             return
         if self.server.is_asleep(self._reach, request):
-            self.envoy.was_unheard = True
             return
         request = self._unheard.pop(0)  # what waits for one thing and then for another would be overtaken
         self._say("   reaches the hub: %s", lambda: f"{short(request.type_url)} {spell(request)}")

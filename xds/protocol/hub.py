@@ -70,6 +70,8 @@ from xds.protocol.unexamined import Unexamined, UnexaminedNacks
 
 TICKS_S = 4
 """Ticks of the coarse clock per second. Streams that are sent the same within one tick share a client state."""
+CATCH_UP_S, CATCH_UP_EVERY_S = 2.0, 20.0
+"""For how long timeouts wait for what is to be read after the process stood still, and how often they do at most."""
 REGROUPED_AT_ONCE = 1_000
 EXAMINED_AT_ONCE = 100
 """Resources of a rejected response that are searched for secrets at once: 0.1 ms each. Of more, ``examine_some``."""
@@ -149,7 +151,7 @@ class Hub:
         self._streams: dict[Stream, None] = {}
         self._ready: list[Stream] = []
         self._timers = Timers()
-        self._now = self._coarse = self._soon = 0.0
+        self._now, self._coarse, self._soon, self._resume_at = 0.0, 0.0, 0.0, -CATCH_UP_EVERY_S
         self._nacked = NackedNames(
             nodes_max=self._limits.doubtful_nodes_max, bytes_max=self._limits.nacked_bytes_max, share=share
         )
@@ -635,9 +637,18 @@ class Hub:
         if now < self._soon:
             return self._soon
         coarse = (now * TICKS_S) // 1 / TICKS_S
-        self._coarse = max(self._coarse, coarse)
+        if now >= self._resume_at:
+            self._coarse = max(self._coarse, coarse)
         self._soon = max(self._soon, coarse if coarse == now else coarse + 1 / TICKS_S)
         return self._soon
+
+    def stood_still(self, now: float) -> None:
+        """Note that the process has just stood still: no timeout ends before what arrived meanwhile can be read.
+
+        In a process that is late all the time, timeouts do end: they wait once in ``CATCH_UP_EVERY_S``.
+        """
+        if now >= self._resume_at + CATCH_UP_EVERY_S:
+            self._resume_at = now + CATCH_UP_S
 
     def _context(self, session: Session, now: float) -> StepContext:
         return StepContext(self._snapshots[session.audience], self._coarse, self._soon, now, session.marks)
@@ -901,11 +912,14 @@ class Hub:
     @property
     def next_tick_at(self) -> float:
         """When to call ``tick`` next, NEVER if no timer is set."""
-        return self._timers.next
+        at = self._timers.next
+        return at if at > self._resume_at else self._resume_at
 
     def tick(self, now: float) -> None:
         """Apply the timeouts that have passed by ``now``."""
         self.advance_clock(now)
+        if now < self._resume_at:
+            return
         for session, at in self._timers.due(now):
             self._coarse, self._soon = max(self._coarse, at), max(self._soon, at)
             stream = session.streams[0]

@@ -129,7 +129,8 @@ class Streams:
         """Lower it before ``start`` if there are too few descriptors."""
         self.tls_failures: Counter[str] = Counter()
         """Refused handshakes and client certificates since the start, by reason."""
-        self._lag = LoopLag()
+        self.lag = LoopLag(self._on_still)
+        """How late this process's event loop is."""
         self._tokens: NodeTokens | None = None
         self._dispatcher: Dispatcher | None = None
         self._coalescer: Coalescer | None = None
@@ -141,6 +142,10 @@ class Streams:
             self._rejections.take(event)
         else:
             log_event(event)
+
+    def _on_still(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.stood_still()
 
     def _new_hub(self, share: Share) -> Hub:
         return Hub(
@@ -212,7 +217,7 @@ class Streams:
     def processes(self) -> tuple[ProcessFigures, ...]:
         """The figures of this process, which has the streams."""
         counters = self.counters
-        own = process_figures("parent", self._lag)
+        own = process_figures("parent", self.lag)
         return (
             replace(
                 own,
@@ -360,7 +365,7 @@ class Streams:
         self._transport = self._new_transport(self._dispatcher, listening, ask_status)
         address = await self._transport.start()
         self._memory.start()
-        self._lag.start()
+        self.lag.start()
         return address
 
     def reload_certificates(self) -> None:
@@ -380,7 +385,7 @@ class Streams:
     async def stop(self) -> None:
         """Close everything. Open streams are cut off."""
         self._memory.stop()
-        self._lag.stop()
+        self.lag.stop()
         if self._coalescer is not None:
             self._coalescer.flush()
             self._coalescer = None

@@ -15,7 +15,6 @@ import uvloop
 
 from xds.model.catalog import Catalog
 from xds.process.descriptors import make_all_room, worker_room
-from xds.process.loop_lag import LoopLag
 from xds.process.memory import HoleWatch, hold_collection, return_large_blocks, settle_memory
 from xds.process.signals import ignore_in_worker
 from xds.protocol.errors import StreamRefusedError
@@ -66,7 +65,6 @@ class ServingWorker:
         self._decoder, self._encoder = NamesDecoder(), NamesEncoder()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
-        self._lag = LoopLag()
 
     async def run(self, end: socket.socket) -> None:
         """Serve until the parent sends ``Drain`` and draining is done."""
@@ -153,7 +151,6 @@ class ServingWorker:
         await streams.start(listening=self._listening, ask_status=ask)
         self._channel.send(encode(Ready()))
         HoleWatch().start(asyncio.get_running_loop())
-        self._lag.start()
         while not self._done.is_set():
             self._send_figures()
             await asyncio.sleep(FIGURES_EVERY_S)
@@ -168,7 +165,7 @@ class ServingWorker:
             limit_hits=streams.limit_hits,
             memory=streams.memory,
             measures=streams.take_measures(),
-            process=process_figures("", self._lag),
+            process=process_figures("", streams.lag),
             client_states=streams.client_states,
         )
         self._channel.send(encode(figures))

@@ -249,6 +249,10 @@ class Dispatcher:
         self.hub.close(stream, why)
         self._serve_now()
 
+    def stood_still(self) -> None:
+        """Have timeouts wait for what is to be read: the event loop has just stood still."""
+        self.hub.stood_still(self._loop.time())
+
     def probe(self, sessions: Set[int], within_s: float, why: str) -> None:
         """Close the connections of sessions, given by the ids of their objects, whose clients do not answer."""
         found = {id(each.session): each.owner for each in self._sinks if id(each.session) in sessions}
