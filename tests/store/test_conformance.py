@@ -51,6 +51,15 @@ async def test_entries_make_the_state_and_are_kept_as_they_were_given(store: Sto
     assert await store.entries(0, limit=1) == [Stored(1, first)]
 
 
+async def test_each_revision_of_a_long_log_can_be_read(store: Store) -> None:
+    for number in range(1, 451):
+        await store.append(entry(number, {Key("default", CLUSTERS, f"c{number % 7}"): b"%d" % number}))
+    for revision in (1, 199, 200, 201, 399, 400, 401, 449, 450):
+        latest = {f"c{number % 7}": b"%d" % number for number in range(1, revision + 1)}
+        state = await store.state(revision)
+        assert (state.revision, {key.name: value for key, value in state.resources.items()}) == (revision, latest)
+
+
 async def test_a_removal_of_what_is_not_there_changes_nothing_else(store: Store) -> None:
     await store.append(entry(1, {A: None}))
     await store.append(entry(2, {A: b"a"}))

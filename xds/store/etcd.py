@@ -37,7 +37,7 @@ from xds.store.etcd_client import (
     put_op,
     unchanged_since,
 )
-from xds.store.etcd_layout import EtcdLayout
+from xds.store.etcd_layout import LOG_PAGE, EtcdLayout
 from xds.store.log_index import LogIndex
 from xds.store.records import (
     decode_batch,
@@ -175,9 +175,13 @@ class EtcdStore(Store):
         must_be_kept(revision, oldest=self._oldest, newest=self._notifier.revision)
         head, at = await self._read_present_head()  # all is read at one etcd revision: other replicas compact meanwhile
         must_be_kept(revision, oldest=head.oldest, newest=head.revision)
-        base = await self._layout.read_base(head, at)
-        log = await self._layout.read_log(base.revision, head.revision, at)
-        return replay(base, [each for each in log if each.revision <= revision]), at
+        state = await self._layout.read_base(head, at)
+        while state.revision < revision:  # by pages: all of the log may be much more than a state
+            page = await self._layout.read_log(state.revision, head.revision, at, limit=LOG_PAGE)
+            if not page:
+                raise UnreadableError(f"etcd lacks the revisions after {state.revision}")
+            state = replay(state, [each for each in page if each.revision <= revision])
+        return state, at
 
     async def entries(self, after: int, limit: int = 100) -> list[Stored]:
         self._must_be_open()
