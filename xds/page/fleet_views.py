@@ -25,7 +25,7 @@ NAMED_MAX = 8
 """Nodes of each state that the overview names."""
 GROUPS_MAX = 8
 """Groups on the overview: those with the most nodes that have not accepted the newest revision."""
-NODES_MAX = 100
+NODES_MAX = 50
 """Nodes on one page of the list."""
 STANDINGS_MAX = 500
 """Resources on the page of a node: those first that it has in another version than it should."""
