@@ -191,6 +191,13 @@ async def test_every_name_can_be_set_read_listed_and_removed(api: httpx.AsyncCli
         assert (await api.get(path)).status_code == 404
 
 
+async def test_a_name_as_long_as_can_be_set_can_be_removed_by_a_changeset(api: httpx.AsyncClient) -> None:
+    name = "x" * 50_000
+    assert (await push(api, upsert=[r.static_cluster(name, 1)])).status_code == 200
+    answer = await push(api, remove=[{"type": "clusters", "name": name}])
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("node_id", ["a\nb", "a%2Fb", "a/b", "%", "é\u202e", "\n"])
 async def test_every_node_can_be_asked_for(served, api: httpx.AsyncClient, node_id: str) -> None:
     served.known_nodes.append(

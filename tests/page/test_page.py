@@ -1,6 +1,7 @@
 """The page over HTTP: who may see and do what, its forms, its headers, its addresses. The server is the real one."""
 
 import asyncio
+import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -385,6 +386,20 @@ async def test_what_can_not_be_read_is_not_called_a_change(scene: Guarded) -> No
         assert "is not the number of a page" in answer.text
         answer = await browser.get("/page/revision?n=two")
         assert "is not the number of a revision" in answer.text
+
+
+async def test_a_long_list_of_resources_is_shown_page_by_page(scene: Guarded) -> None:
+    await scene.push("long", *(r.static_cluster(f"c{number:03}", 1) for number in range(401)))
+    async with scene.signed_in("admin") as browser:
+        path, seen = "/page/resources?group=long", []
+        while path:
+            answer = await browser.get(path)
+            assert answer.status_code == 200, answer.text
+            seen.append(sorted(set(re.findall(r"\bc\d{3}\b", answer.text))))
+            found = re.search(r'rel="next" href="([^"]+)"', answer.text)
+            path = html.unescape(found[1]) if found else ""
+        assert [len(names) for names in seen] == [200, 200, 1]
+        assert len(set().union(*seen)) == 401
 
 
 async def test_only_what_was_there_is_offered_to_return_to(scene: Guarded) -> None:

@@ -405,6 +405,17 @@ async def test_a_label_is_the_version_and_survives_a_restart(replica) -> None:
     assert one.names() == two.names() == {"a": "build-7"}
 
 
+async def test_the_same_id_and_label_with_other_content_is_another_change(replica) -> None:
+    from xds.schema.restore import labelled
+
+    one = await replica()
+    first = setting(labelled(cluster("a"), "build-7"), id="x")
+    assert (await one.publisher.publish(first)).revision == 1
+    with pytest.raises(IdReusedError):
+        await one.publisher.publish(setting(labelled(cluster("a", port=2), "build-7"), id="x"))
+    assert (await one.publisher.publish(first)).again is True
+
+
 async def test_stopping_refuses_what_waits(replica) -> None:
     one = await replica()
     publisher: Publisher = one.publisher

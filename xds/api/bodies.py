@@ -48,7 +48,7 @@ class Removal(_Body):
     """What is to be removed."""
 
     type: str = Field(min_length=1, max_length=1_000, description="clusters, endpoints, …, or a type URL")
-    name: str = Field(min_length=1, max_length=10_000)
+    name: str = Field(min_length=1)
 
 
 class Told(_Body):

@@ -45,7 +45,7 @@ def load_assets() -> dict[str, Asset]:
     return found
 
 
-def address(page: str, **state: Any) -> str:
+def address(page: str, /, **state: Any) -> str:
     """Return the URL of a page; its state is in the query. Values that are None or "" are left out."""
     query = urlencode({key: value for key, value in state.items() if value not in (None, "")}, errors="surrogatepass")
     return f"{ROOT}/{page}?{query}" if query else f"{ROOT}/{page}"

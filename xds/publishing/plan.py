@@ -130,6 +130,8 @@ def digest_of(change: Change) -> bytes:
     for key, resource in sorted(_asked(change).items()):
         for part in (*key, "" if resource is None else resource.version):
             digest.update(b"%d:" % len(part) + part.encode())
+        if resource is not None and resource.labelled:  # its version says nothing of its content
+            digest.update(b"%d:" % len(resource.encoded) + resource.encoded)
     digest.update("\0".join(sorted(change.replace)).encode())
     digest.update(b"-" if change.edit is None else change.edit.content)
     if change.expected_revision is not None:  # an unconditional change does not keep what a conditional one promises
