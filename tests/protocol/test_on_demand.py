@@ -6,6 +6,8 @@ from support.hubs import SOTW, Client, World
 
 from xds._generated import xds_wire_pb2 as wire
 from xds.model.resource import Resource
+from xds.model.xdstp import canonical
+from xds.protocol import subscription
 from xds.protocol.policy import Variant
 
 # --- ODCDS ---------------------------------------------------------------------------------------------------------
@@ -529,3 +531,22 @@ def test_xdstp_parameters_of_a_collection_have_no_order(world: World) -> None:
     client = world.client()
     client.subscribe(CDS, "xdstp://a/envoy.Cluster/col/*?b=2&a=1")
     assert client.last(CDS).names == [member]
+
+
+def test_xdstp_members_are_looked_up_among_many_globs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resource is a direct member of one collection, so it is not compared with each."""
+    members = [COLLECTION.replace("col", f"{number:03}") + "m" for number in range(100)]
+    globs = [COLLECTION.replace("col", f"{number:03}") + "*" for number in range(300)]
+    world.publish(*map(static, members))
+    split, looks = subscription._split_xdstp, []
+    monkeypatch.setattr(subscription, "_split_xdstp", lambda name: looks.append(name) or split(name))
+    client = world.client()
+    client.subscribe(CDS, *globs)
+    assert client.last(CDS).names == members
+    assert len(looks) < 10 * (len(globs) + len(members))
+
+
+def test_xdstp_names_with_very_many_parameters_are_compared_as_they_are() -> None:
+    few, many = ("&".join(f"k{number}=" for number in range(count, 0, -1)) for count in (3, 1_000))
+    assert canonical(f"xdstp://a/t/n?{few}") == "xdstp://a/t/n?k1=&k2=&k3="
+    assert canonical(f"xdstp://a/t/n?{many}") == f"xdstp://a/t/n?{many}"

@@ -7,11 +7,13 @@ references, subscriptions and requests of the push API, and is then compared as 
 from collections.abc import Iterable
 
 XDSTP = "xdstp://"
+PARAMETERS_MAX = 100
+"""Context parameters of a name that are sorted; a name with more is compared as it is."""
 
 
 def canonical(name: str) -> str:
     """Return the name with its context parameters sorted by key; a name of another form is returned as it is."""
-    if not name.startswith(XDSTP) or "?" not in name:
+    if not name.startswith(XDSTP) or "?" not in name or name.count("&") >= PARAMETERS_MAX:
         return name
     rest, mark, directives = name.partition("#")
     path, _, query = rest.partition("?")

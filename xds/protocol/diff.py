@@ -15,7 +15,8 @@ from immutables import Map
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, VIRTUAL_HOST
 from xds.model.view import View, may_differ
-from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscriptions, glob_of
+from xds.model.xdstp import XDSTP
+from xds.protocol.subscription import WILDCARD, NameSets, Subscription, Subscriptions, glob_of, glob_with
 
 # --- Diffs -----------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,8 @@ def wanted(subscription: Subscription, view: View) -> Iterable[str]:
     """Return the names of the view's resources that are subscribed, by name or by alias, in no order."""
     if subscription.open_ended:
         return subscription.among(view)
+    if len(view) < len(subscription.names) and not view.has_aliases and view.type_url != VIRTUAL_HOST:
+        return [name for name in view if name in subscription.names]
     found = (view.known_as(name) for name in subscription.names)
     return [resource.name for resource in found if resource is not None]
 
@@ -185,13 +188,14 @@ def _changes(
 def _required_names(required: Collection[str], subscription: Subscription, target: View) -> Iterable[str]:
     """Expand ``*`` and xdstp globs; a collection without members expands to nothing."""
     everything = WILDCARD in required
-    globs = {name: glob for name in required if (glob := glob_of(name)) is not None} if subscription.globs else {}
+    globs = {glob: name for name in required if (glob := glob_of(name)) is not None} if subscription.globs else {}
     if not globs and not everything:
         return required
-    names = [name for name in required if name != WILDCARD and name not in globs]
+    collections = set(globs.values())
+    names = [name for name in required if name != WILDCARD and name not in collections]
     if everything:
         return dict.fromkeys([*names, *wanted(subscription, target)])
-    return [*names, *(name for name in target if any(glob.matches(name) for glob in globs.values()))]
+    return [*names, *(name for name in target if name.startswith(XDSTP) and glob_with(name) in globs)]
 
 
 def _candidates(subscription: Subscription, view: View | None, overrides: Overrides, target: View) -> Iterable[str]:

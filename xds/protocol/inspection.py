@@ -11,6 +11,7 @@ from typing import NamedTuple
 from xds.model.resource import Resource
 from xds.model.types import ENDPOINTS
 from xds.model.view import View
+from xds.model.xdstp import XDSTP
 from xds.protocol.diff import clusters_of, wants
 from xds.protocol.draining import unexpired_draining
 from xds.protocol.order import PHASES, Draft, Phase
@@ -400,11 +401,7 @@ def _how(state: TypeState, name: str) -> How:
     if name in subscription.names:
         return How.NAME
     if subscription.wants(name):
-        return (
-            How.WILDCARD
-            if subscription.wildcard and not any(g.matches(name) for g in subscription.globs)
-            else How.COLLECTION
-        )
+        return How.COLLECTION if name.startswith(XDSTP) else How.WILDCARD
     held = _held(state, name)
     return How.ALIAS if held is not None and not subscription.names.isdisjoint(held.aliases) else How.NOT
 

@@ -307,7 +307,8 @@ class Watchers:
         self._streams: dict[Subscription, set[Stream]] = {}
         self._idle: dict[Subscription, None] = {}
         self._idle_bytes = 0
-        self._by_name: dict[str, set[Subscription]] = {}
+        self._by_name: dict[str, Subscription | set[Subscription]] = {}
+        """The subscription to a name, or several: most names are of one, and a set for each would cost 200 bytes."""
         self._open_ended: set[Subscription] = set()
 
     def add(self, subscription: Subscription, stream: Stream) -> None:
@@ -322,8 +323,13 @@ class Watchers:
         self._streams[subscription] = {stream}
         if subscription.open_ended:
             self._open_ended.add(subscription)
+        by_name = self._by_name
         for name in subscription.names:
-            self._by_name.setdefault(name, set()).add(subscription)
+            known = by_name.setdefault(name, subscription)
+            if isinstance(known, set):
+                known.add(subscription)
+            elif known is not subscription:
+                by_name[name] = {known, subscription}
 
     def discard(self, subscription: Subscription, stream: Stream) -> None:
         """Remove a stream. Its subscription becomes idle after its last stream."""
@@ -339,17 +345,23 @@ class Watchers:
         del self._idle[subscription], self._streams[subscription]
         self._idle_bytes -= subscription.names_bytes
         self._open_ended.discard(subscription)
+        by_name = self._by_name
         for name in subscription.names:
-            subscriptions = self._by_name[name]
-            subscriptions.discard(subscription)
-            if not subscriptions:
-                del self._by_name[name]
+            known = by_name[name]
+            if isinstance(known, set):
+                known.discard(subscription)
+            if known is subscription or not known:
+                del by_name[name]
 
     def affected(self, names: Iterable[str]) -> Iterator[Stream]:
         """Iterate over the streams that subscribe to any of the names, each once."""
         subscriptions: set[Subscription] = set()
         for name in names:
-            subscriptions |= self._by_name.get(name, set())
+            known = self._by_name.get(name)
+            if isinstance(known, set):
+                subscriptions |= known
+            elif known is not None:
+                subscriptions.add(known)
             subscriptions.update(subscription for subscription in self._open_ended if subscription.wants(name))
         for subscription in subscriptions:
             yield from self._streams[subscription]

@@ -7,9 +7,8 @@ Source: docs/protocol.md#subscriptions, docs/protocol.md#wildcard and docs/proto
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from sys import getsizeof
-from urllib.parse import parse_qsl
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from xds._generated.xds_wire_pb2 import DeltaDiscoveryRequest
@@ -20,9 +19,9 @@ from xds.model.xdstp import XDSTP
 WILDCARD = "*"
 
 
-def _split_xdstp(name: str) -> tuple[str, frozenset[tuple[str, str]]]:
+def _split_xdstp(name: str) -> tuple[str, frozenset[str]]:
     path, _, query = name.partition("?")
-    return path, frozenset(parse_qsl(query.partition("#")[0], keep_blank_values=True))
+    return path, frozenset(query.partition("#")[0].split("&"))
 
 
 NAME_SLOT_BYTES = 48
@@ -34,19 +33,13 @@ def bytes_of(names: Collection[str]) -> int:
     return sum(map(getsizeof, names)) + NAME_SLOT_BYTES * len(names)
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(NamedTuple):
     """An ``xdstp://authority/type/path/*?params`` collection: members share its path and its context parameters."""
 
     prefix: str
-    parameters: frozenset[tuple[str, str]]
-
-    def matches(self, name: str) -> bool:
-        """Say whether a resource of this name is a direct member of the collection."""
-        if not name.startswith(self.prefix):
-            return False
-        path, parameters = _split_xdstp(name)
-        return "/" not in path[len(self.prefix) :] and parameters == self.parameters
+    """The name up to and with the last slash of its path."""
+    parameters: frozenset[str]
+    """The context parameters, as ``key=value``."""
 
 
 def glob_of(name: str) -> Glob | None:
@@ -55,6 +48,12 @@ def glob_of(name: str) -> Glob | None:
         return None
     path, parameters = _split_xdstp(name)
     return Glob(path[:-1], parameters) if path.endswith("/*") else None
+
+
+def glob_with(name: str) -> Glob:
+    """Return the only collection that a resource with an ``xdstp://`` name is a direct member of."""
+    path, parameters = _split_xdstp(name)
+    return Glob(path[: path.rindex("/") + 1], parameters)
 
 
 class Subscription:
@@ -67,7 +66,9 @@ class Subscription:
         self.names = names
         self.names_bytes = bytes_of(names)
         """The approximate bytes of the names."""
-        self.globs = tuple(glob for glob in map(glob_of, names) if glob) if any(XDSTP in name for name in names) else ()
+        of_xdstp = (name for name in names if name.startswith(XDSTP))
+        self.globs = frozenset(glob for glob in map(glob_of, of_xdstp) if glob is not None)
+        """The collections that are subscribed."""
         self._table = table
         table.names_bytes += self.names_bytes
 
@@ -80,7 +81,7 @@ class Subscription:
             return True
         if self.wildcard and not name.startswith(XDSTP):
             return True
-        return any(glob.matches(name) for glob in self.globs)
+        return bool(self.globs) and name.startswith(XDSTP) and glob_with(name) in self.globs
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that ``wants`` is true of, in their order; most names need no call of their own."""
