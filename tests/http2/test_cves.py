@@ -150,6 +150,17 @@ def test_what_is_allowed_comes_back_with_time():
         assert not talk.server.dead
 
 
+def test_what_is_owed_stays_owed():
+    """A frame that costs more than was earned leaves a debt, however long ago the last one was."""
+    talk = Talk(limits=Http2Limits(chores=100, chores_per_s=200))
+    rounds = 0
+    while not talk.server.dead:
+        rounds += 1
+        assert rounds < 100
+        talk.server.now += 0.0052
+        talk.say(p.ping() * 20)
+
+
 def test_the_resource_loop():
     """CVE-2019-9513: priorities that change the dependency tree. There is no tree, but they count all the same."""
     tree = (frame(p.PRIORITY, 0, n % 400 * 2 + 1, (n * 7 % 400 * 2 + 3).to_bytes(4, "big") + b"\1") for n in count())

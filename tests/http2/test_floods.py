@@ -313,7 +313,9 @@ def test_changes_of_large_subscriptions_end_the_connection_when_they_come_withou
 ):
     with bounded(server), Peer(server.port) as peer:
         ended = peer.flood(flood(peer))
-        assert ended.closed
+        if not ended.closed:  # all was sent while the connection rests after each change
+            peer.socket.settimeout(30.0)
+            assert peer.closed(30.0) in (p.ENHANCE_YOUR_CALM, None)
         assert ended.code in (p.ENHANCE_YOUR_CALM, None)
     server.wait_streams(0)
 

@@ -53,6 +53,8 @@ TLS_READ_BYTES = 16_384
 CORKED_MAX = 64
 CORKED_BYTES_MAX = 16_384
 """Maximum pieces of output, and bytes of a piece, that are joined after one read; more is sent at once."""
+PAUSE_PER_NAME_S, PAUSE_MIN_S = 2e-6, 0.02
+"""How long a connection rests for each name that its requests had examined: twice as long as that takes."""
 FRAMES_AT_ONCE = 32
 """Frames of one client processed at a time: more than one read of a large request contains. One that begins a stream
 counts as ``HEADERS_WEIGHT``.
@@ -209,6 +211,8 @@ class NativeConnection(Connection, asyncio.Protocol):
                 self.credit -= known.size
                 stream.credit -= known.size
                 stream.on_message(known.message)
+                if self.tired:
+                    self.on_rest()
                 return
         if small and known is None:
             shared.reads.learn(data)
@@ -229,7 +233,11 @@ class NativeConnection(Connection, asyncio.Protocol):
 
     def on_rest(self) -> None:
         self._stop_reading()
-        self.shared.share.rest(self)
+        pause_s, self.tired = self.tired * PAUSE_PER_NAME_S, 0
+        if pause_s < PAUSE_MIN_S:
+            self.shared.share.rest(self)
+        else:
+            self.shared.call_at(self.clock() + pause_s, self.go_on)
 
     def _stop_reading(self) -> None:
         # Nothing more is read meanwhile: otherwise a client could make this process buffer all that it sends.

@@ -27,7 +27,7 @@ class Allowance(FrameReader):
         super().__init__()
         self.limits = limits
         self.paused = False
-        self._chores = limits.chores
+        self._chores: float = limits.chores
         self._chores_at = 0.0
         self._unread_bytes = 0
         self._table_due = False
@@ -48,9 +48,10 @@ class Allowance(FrameReader):
         self._chores -= count
         if self._chores < 0:
             now = self.clock()
-            self._chores = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
+            earned = self.limits.chores_earned(now - self._chores_at) if self._chores_at else self.limits.chores
+            self._chores = min(self.limits.chores, self._chores + earned)
             self._chores_at = now
-            if self._chores <= 0:
+            if self._chores < -1:  # what is owed stays owed; one is free, as parts of one are not earned exactly
                 raise ConnectionFault(
                     h2.ENHANCE_YOUR_CALM, "too many frames that do nothing, or refused requests", "chores"
                 )

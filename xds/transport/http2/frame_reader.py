@@ -23,10 +23,11 @@ class ConnectionStage(IntEnum):
 class FrameReader:
     """The receiving half of a connection. ``dead``: the connection has ended; bytes that still arrive are ignored.
 
-    ``waits``: a large message waits for its turn, and no frame is handled before.
+    ``waits``: a large message waits for its turn, and no frame is handled before. ``tired``: what the last messages
+    have cost, in names that were examined; if it is not 0, the connection rests after the frame.
     """
 
-    __slots__ = ("_buffer", "dead", "stage", "waits")
+    __slots__ = ("_buffer", "dead", "stage", "tired", "waits")
     frames_at_once = 1 << 30
     """Frames handled before ``on_rest``, HEADERS as ``HEADERS_WEIGHT``; lower where many connections are served."""
 
@@ -34,6 +35,7 @@ class FrameReader:
         self._buffer = b""
         self.stage = ConnectionStage.PREFACE
         self.dead = self.waits = False
+        self.tired = 0
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Handle a frame. Raises ConnectionFault or StreamFault for the peer's faults."""
@@ -107,7 +109,7 @@ class FrameReader:
                 return
             at = stop
             left -= HEADERS_WEIGHT if kind == h2.HEADERS else 1
-            if left <= 0 and end > at and not self.waits:
+            if (self.tired or (left <= 0 and end > at)) and not self.waits:
                 self._buffer = data[at:]
                 self.on_rest()
                 return

@@ -37,6 +37,6 @@ class Http2Limits:
         )
         return settings + h2.window_update(0, self.connection_window - h2.WINDOW_DEFAULT)
 
-    def chores_earned(self, over_s: float) -> int:
+    def chores_earned(self, over_s: float) -> float:
         """Return how many chores a client earns back in ``over_s`` seconds."""
-        return min(self.chores, int(over_s * self.chores_per_s))
+        return min(self.chores, over_s * self.chores_per_s)
