@@ -191,6 +191,28 @@ async def test_every_name_can_be_set_read_listed_and_removed(api: httpx.AsyncCli
         assert (await api.get(path)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("DELETE", "/v1/groups/default?dry_run=true", "has no such parameter"),
+        ("DELETE", "/v1/groups/default/resources/clusters/a?dry_run=1", "has no such parameter"),
+        ("POST", "/v1/groups/default/changesets?dry_run=true", "it has"),
+        ("GET", "/v1/groups/default/snapshot?revison=1", "did you mean revision?"),
+        ("GET", "/v1/nodes?serch=a", "did you mean search?"),
+    ],
+)
+async def test_an_unknown_query_parameter_is_refused(api: httpx.AsyncClient, method: str, path: str, told: str) -> None:
+    """Ignored, a typo would be an answer to another question, or a change that was meant to be tried."""
+    await push(api, upsert=[A])
+    body = {"upsert": [A | {"connect_timeout": "9s"}]} if method == "POST" else None
+    answer = await api.request(method, path, json=body)
+    assert answer.status_code == 422, answer.text
+    (problem,) = answer.json()["problems"]
+    assert told in problem["what"]
+    assert problem["field"].startswith("query.")
+    assert [each["revision"] for each in (await api.get("/v1/revisions")).json()["revisions"]] == [1]
+
+
 async def test_a_name_as_long_as_can_be_set_can_be_removed_by_a_changeset(api: httpx.AsyncClient) -> None:
     name = "x" * 50_000
     assert (await push(api, upsert=[r.static_cluster(name, 1)])).status_code == 200

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote
@@ -11,6 +12,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -117,6 +119,7 @@ def rest_api(
         redoc_url=None,
         redirect_slashes=False,
         responses=ERRORS,
+        dependencies=[Depends(_check_query)],
     )
     _add_errors(app)
     intake = intake or Intake(2 * body_bytes_max)
@@ -137,6 +140,22 @@ def rest_api(
         body_timeout_s=body_timeout_s,
     )
     return Guard(taking_in, admission, hosts)
+
+
+def _check_query(request: Request) -> None:
+    """Raise RequestValidationError for query parameters that the route does not have: ignored, they might be a typo."""
+    route = request.scope.get("route")
+    if not request.query_params or not isinstance(route, APIRoute):
+        return
+    known = sorted(field.alias for field in route.dependant.query_params)
+    problems = []
+    for name in sorted(set(request.query_params) - set(known))[:10]:
+        close = get_close_matches(name[:100], known, n=1)
+        does = f"did you mean {close[0]}?" if close else f"it has {', '.join(known) or 'none'}"
+        text = f"this request has no such parameter; {does}"
+        problems.append({"loc": ("query", name[:100]), "msg": text, "type": "extra"})
+    if problems:
+        raise RequestValidationError(problems)
 
 
 class _Routable:
