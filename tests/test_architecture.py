@@ -319,6 +319,22 @@ def test_imports_follow_the_arrows() -> None:
     no_problems(wrong, "Move what is needed to a part that both may import, or hand it in through app.py (see ARROWS).")
 
 
+UNBOUNDED = {
+    "difflib": "xds.model.closest: two texts of 200 characters can take difflib 0.1 s",
+}
+"""Modules whose work on what others wrote is not linear, and what to use."""
+
+
+def test_what_others_wrote_is_read_in_linear_time() -> None:
+    wrong = [
+        f"{module.at(found.line)}: {found.target}: use {UNBOUNDED[name]}"
+        for module in modules()
+        for found in imports(module)
+        if (name := found.target.split(".")[0]) in UNBOUNDED
+    ]
+    no_problems(wrong, "Text that callers wrote may be made to cost the most.")
+
+
 def circles() -> set[frozenset[str]]:
     """Return the largest sets of modules that import each other, directly or indirectly."""
     graph = {

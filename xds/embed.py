@@ -20,7 +20,6 @@ What is public, and when it may change:
 """
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +27,7 @@ from xds.address import Address, BindError
 from xds.app import App
 from xds.config import Settings
 from xds.model.changeset import Applied, Changeset
+from xds.model.closest import closest
 from xds.model.given import ResourceLike
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Patterns, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -156,6 +156,6 @@ class ControlPlane:
 
 def _not_a_type(type_url: str, group: str) -> Problem:
     word = type_url.removeprefix(TYPE_PREFIX)
-    close = get_close_matches(word, SHORT_NAMES, n=1)
+    close = closest(word, SHORT_NAMES)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(SHORT_NAMES)}, and type URLs"
     return Problem(what=f"{word!r} is not a resource type", hint=hint, group=group)

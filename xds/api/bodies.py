@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from email.policy import HTTP
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xds._generated import snapshots_pb2 as pb
 from xds.api.rules import part_of, rules_update_of
+from xds.model.closest import closest, sharing_work
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ALIASES, SHORT_NAMES, TYPE_PREFIX, type_url_of
@@ -171,6 +171,7 @@ def read_body(model: type[B], document: Document) -> B:
         raise ChangesetRejectedError(problems) from None
 
 
+@sharing_work()
 def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
     """Return the change of a changeset body, and its version label."""
     if media_type == PROTOBUF:
@@ -188,6 +189,7 @@ def changeset_change(group: str, data: bytes, media_type: MediaType) -> tuple[Ch
     return change, body.version or ""
 
 
+@sharing_work()
 def groups_change(data: bytes, media_type: MediaType, known: Collection[str]) -> tuple[Change, str]:
     """Return the change of a body with several groups, and its version label. ``known`` are the existing groups."""
     if media_type == PROTOBUF:
@@ -212,6 +214,7 @@ def groups_change(data: bytes, media_type: MediaType, known: Collection[str]) ->
     return _with_made_groups(change), body.version or ""
 
 
+@sharing_work()
 def groups_changeset_message(message: Any, known: Collection[str]) -> tuple[Change, str]:
     """Return the change of an ``api.v1.GroupsChangeset``, and its version label."""
     problems: list[Problem] = []
@@ -272,6 +275,7 @@ def _of_groups(
     }
 
 
+@sharing_work()
 def snapshot_change(group: str, data: bytes, media_type: MediaType) -> tuple[Change, str]:
     """Return the change that makes a group's resources those of a body, and its version label."""
     if media_type == PROTOBUF:
@@ -300,6 +304,7 @@ def resource_of(type_url: str, name: str, group: str, data: bytes, content_type:
     return _in_group(group, lambda: ingest(document.value, type_url=type_url, name=name, line_of=document.line_of))
 
 
+@sharing_work()
 def changeset_message(group: str, message: Any) -> tuple[Change, str]:
     """Return the change of an ``api.v1.Changeset``, and its version label."""
     problems: list[Problem] = []
@@ -318,6 +323,7 @@ def changeset_message(group: str, message: Any) -> tuple[Change, str]:
     return change, message.about.version
 
 
+@sharing_work()
 def replacement_message(group: str, message: Any) -> tuple[Change, str]:
     """Return the change of an ``api.v1.Replacement``, and its version label."""
     problems: list[Problem] = []
@@ -456,7 +462,7 @@ def known_type(word: str) -> str:
     """Return the type URL of a type's short name, message name or URL. Raises ChangesetRejectedError."""
     type_url = type_url_of(word)
     if not load_schema().has(type_url.removeprefix(TYPE_PREFIX)):
-        close = get_close_matches(word.lower(), [*SHORT_NAMES, *ALIASES], n=1)
+        close = closest(word.lower(), [*SHORT_NAMES, *ALIASES])
         meant = f"did you mean {close[0]}? " if close else ""
         hint = f"{meant}write {', '.join(SHORT_NAMES)}, or a type URL"
         raise ChangesetRejectedError([Problem(what=f"{word!r} is not a resource type", hint=hint)])

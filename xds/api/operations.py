@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import cache, partial
 from glob import escape
 from itertools import islice
@@ -20,6 +19,7 @@ from xds.api.inherited import Inherited
 from xds.api.run_in_thread import run_in_thread
 from xds.api.seen import seen_then
 from xds.model.catalog import Catalog
+from xds.model.closest import closest
 from xds.model.groups import DEFAULT_GROUP, GroupTable, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
@@ -74,10 +74,6 @@ TIMES_KEPT_MAX = 1_000
 TIMES_PAGE = 100
 TIMES_READS_MAX = 20
 """How often the history is read to answer one question for when revisions were made."""
-NAMES_COMPARED_MAX = 1_000
-"""Names of a group that are compared with one that it does not have, to suggest similar ones."""
-
-
 OVER_S_MAX = 86_400
 """The longest time over which connections are moved."""
 
@@ -393,8 +389,7 @@ class Operations:
         for base in lineage_of(self._catalog.table, group)[1:]:
             if self._catalog.own_resource(base, type_url, name) is not None:
                 return f"{text}: it is in {base!r}, which the group extends"
-        names = (each.name for each in self._catalog.own(group) if each.type_url == type_url)
-        close = get_close_matches(name, islice(names, NAMES_COMPARED_MAX), n=2)
+        close = closest(name, self._catalog.own_names(group, type_url), count=2)
         return f"{text}: did you mean {' or '.join(map(repr, close))}?" if close else text
 
     async def diff(self, group: str, before: int, after: int | None = None) -> list[ResourceDifference]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xds.model.closest import sharing_work
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.edits import PutRules, UpdateRules
 from xds.sources.groups_file import parse_groups
@@ -12,6 +13,7 @@ from xds.sources.yaml_reader import Document, PathKeys
 ADD_EXTERNAL = "add_external"
 
 
+@sharing_work()
 def rules_of(document: Document, known: Collection[str]) -> PutRules:
     """Return the edit of a body. Raises ChangesetRejectedError.
 
@@ -24,6 +26,7 @@ def rules_of(document: Document, known: Collection[str]) -> PutRules:
     return PutRules(replace(read.table, names=read.declared), lambda groups: _problems(document, groups))
 
 
+@sharing_work()
 def rules_update_of(document: Document, known: Collection[str]) -> UpdateRules:
     """Return the edit of the parts that a body has; see ``rules_of``. ``add_external`` adds to ``external``."""
     given: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
@@ -70,5 +73,6 @@ class _Part:
         return self.document.line_of((*self.above, *((self.renamed or {}).get(str(key), key) for key in path)))
 
 
+@sharing_work()
 def _problems(document: Document, known: Collection[str]) -> tuple[Problem, ...]:
     return parse_groups(document, file="", directories=known).problems

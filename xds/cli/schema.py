@@ -1,6 +1,5 @@
 """``xds schema``: what the schema has, and how two schemas differ."""
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -157,6 +156,7 @@ def _show_summary(whole: "SchemaSource", form: Format) -> None:
 
 
 def _show_message(whole: "SchemaSource", name: str, form: Format) -> None:
+    from xds.model.closest import closest
     from xds.model.types import SHORT_NAMES, TYPE_PREFIX
     from xds.schema.notices import field_rows
     from xds.schema.pool import Schema
@@ -165,7 +165,7 @@ def _show_message(whole: "SchemaSource", name: str, form: Format) -> None:
     schema = Schema(encode_set(whole.files))
     full_name = SHORT_NAMES.get(name, name).removeprefix(TYPE_PREFIX)
     if not schema.has(full_name):
-        close = schema.close_names(full_name) or tuple(difflib.get_close_matches(full_name, schema.message_names()))
+        close = schema.close_names(full_name) or tuple(closest(full_name, schema.message_names(), count=3))
         hint = [f"did you mean {' or '.join(close)}?"] if close else []
         fail(f"{_titled(whole)} has no message {full_name}", *hint, code=EXIT_FAILED)
     rows: list[dict[str, Any]] = field_rows(schema, full_name)

@@ -4,7 +4,6 @@ The first source that has a setting wins: option, environment (``XDS_LOG__LEVEL`
 """
 
 import ast
-import difflib
 import inspect
 import os
 import re
@@ -23,6 +22,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from xds.config import ENV_PREFIX, SettingPath, Settings, SettingsTogetherError
+from xds.model.closest import closest
 
 ENV_CONFIG = "XDS_CONFIG"
 
@@ -196,7 +196,7 @@ def _mistyped_variables() -> Iterator[str]:
             continue
         if name.partition("__")[0] in sections:
             continue  # read as part of that section, and rejected there as unknown
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        close = closest(name, known, likeness_min=0.8)
         if close:
             yield f"{name}: is not a setting; did you mean {close[0]}?"
 
@@ -228,7 +228,7 @@ def _what(detail: ErrorDetails, path: SettingPath) -> str:
 def _unknown(path: SettingPath) -> str:
     siblings = {known[: len(path)] for known in setting_paths() if known[: len(path) - 1] == path[:-1]}
     names = sorted(".".join(sibling) for sibling in siblings)
-    close = difflib.get_close_matches(".".join(path), names, n=1)
+    close = closest(".".join(path), names)
     return f"is not a setting; did you mean {close[0]}?" if close else f"is not a setting; there are {', '.join(names)}"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from xds.model.changeset import AppliedChangeset, Changeset
+from xds.model.closest import sharing_work
 from xds.model.consistency import Referrers, dangling
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem, place_of
@@ -80,6 +81,11 @@ class Catalog:
         """Return the group's own resource, or None."""
         layer = self._own_layers(group).get(type_url)
         return layer.resources.get(name) if layer is not None else None
+
+    def own_names(self, group: str, type_url: str) -> Iterable[str]:
+        """Return the names of the group's own resources of a type, in no particular order."""
+        layer = self._own_layers(group).get(type_url)
+        return layer.resources if layer is not None else ()
 
     def apply(self, changeset: Changeset, *, revision: int | None = None) -> AppliedChangeset:
         """Apply a changeset as a whole and return what it changed.
@@ -233,11 +239,13 @@ class Catalog:
         before, table = self._lines.table, step.lines.table
         everything = table.external != before.external or table.extends != before.extends
         problems: dict[Problem, None] = {}
-        for group, snapshot in sorted(step.snapshots.items()):
-            referrers = [self._groups[base].referrers for base in step.lines.lineages[group] if base in self._groups]
-            names: Mapping[str, Iterable[str]] = snapshot.views if everything else step.changed[group]
-            places = _Places(changeset, step.lines.lineages[group])
-            problems.update(dict.fromkeys(dangling(snapshot, names, referrers, table.external, places.source_of)))
+        with sharing_work():
+            for group, snapshot in sorted(step.snapshots.items()):
+                lineage = step.lines.lineages[group]
+                referrers = [self._groups[base].referrers for base in lineage if base in self._groups]
+                names: Mapping[str, Iterable[str]] = snapshot.views if everything else step.changed[group]
+                places = _Places(changeset, lineage)
+                problems.update(dict.fromkeys(dangling(snapshot, names, referrers, table.external, places.source_of)))
         if problems:
             raise ChangesetRejectedError(list(problems))
 

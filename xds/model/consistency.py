@@ -5,9 +5,9 @@ SDS name is served to the same node. Inline resources, and those from another co
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from xds.model.closest import Names, closest, names_of, sharing_work
 from xds.model.problem import Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
@@ -73,14 +73,21 @@ def dangling(
                     if referrer is not None:
                         suspects[referrer_type, referrer_name] = referrer
     problems: list[Problem] = []
-    for resource in suspects.values():
-        problems.extend(_missing(snapshot, resource, external, source_of))
+    known: dict[str, Names] = {}
+    with sharing_work():
+        for resource in suspects.values():
+            problems.extend(_missing(snapshot, resource, external, source_of, known))
     return problems
 
 
 def _missing(
-    snapshot: Snapshot, resource: Resource, external: tuple[str, ...], source_of: Callable[[Resource], str]
+    snapshot: Snapshot,
+    resource: Resource,
+    external: tuple[str, ...],
+    source_of: Callable[[Resource], str],
+    known: dict[str, Names],
 ) -> Iterable[Problem]:
+    """Yield the problems of one resource. ``known`` keeps the names of types for the suggestions of others."""
     for reference in resource.references:
         view = snapshot.view(reference.type_url)
         if view.get(reference.name) is not None:
@@ -95,7 +102,9 @@ def _missing(
             hint = f"give sds_config, or list {word} under external in groups.yaml if the bootstraps have it"
         else:
             what = f"refers to {word}, which does not exist in group {snapshot.group}"
-            meant = _closest(reference.name, list(view) if len(view) <= NAMES_SEARCHED_MAX else [])
+            if reference.type_url not in known:
+                known[reference.type_url] = names_of(view if len(view) <= NAMES_SEARCHED_MAX else ())
+            meant = next(iter(closest(reference.name, known[reference.type_url])), "")
             hint = f"did you mean {meant}?" if meant else add_it(word)
         yield Problem(
             what=what,
@@ -107,10 +116,6 @@ def _missing(
             field=reference.field,
             suggests=meant and f"{short_name(reference.type_url)}/{meant}",
         )
-
-
-def _closest(name: str, names: list[str]) -> str:
-    return next(iter(get_close_matches(name, names, n=1)), "")
 
 
 def add_it(word: str) -> str:

@@ -5,14 +5,12 @@ would remove the group of the first.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from heapq import nlargest
-from itertools import islice
 from typing import Protocol
 
 from xds.model.catalog import Catalog
+from xds.model.closest import closest
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Rule
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.publishing.codec import encode_table
@@ -23,22 +21,6 @@ Explain = Callable[[Collection[str]], tuple[Problem, ...]]
 
 RULES = ""
 """Stands for the groups and rules among names of groups, in revisions."""
-_NAMES_READ_MAX, _NAMES_COMPARED_MAX = 1_000, 30
-"""Names that may be suggested, and those of them that are compared: those that begin and end most like the unknown."""
-
-
-def _similar(group: str, known: Iterable[str]) -> list[str]:
-    """Return at most two known names that an unknown one may mean. Takes a millisecond where there are hundreds."""
-    alike = nlargest(_NAMES_COMPARED_MAX, islice(known, _NAMES_READ_MAX), key=lambda name: _shared(name, group))
-    return get_close_matches(group, alike, n=2)
-
-
-def _shared(name: str, other: str) -> int:
-    """Return how many characters two names have in common at their beginning and at their end."""
-    least = min(len(name), len(other))
-    begin = next((at for at in range(least) if name[at] != other[at]), least)
-    end = next((at for at in range(least) if name[-1 - at] != other[-1 - at]), least)
-    return begin + end
 
 
 class UnknownGroupError(Exception):
@@ -48,7 +30,7 @@ class UnknownGroupError(Exception):
     """
 
     def __init__(self, group: str, known: Collection[str] = (), hint: str = "", *, revision: int | None = None) -> None:
-        close = [] if group in known else _similar(group, known)
+        close = [] if group in known else closest(group, known, count=2)
         meant = f": did you mean {' or '.join(map(repr, close))}?" if close else ""
         there = f"there is no group {group!r}" if revision is None else f"revision {revision} has no group {group!r}"
         super().__init__(f"{there}{meant}{f' ({hint})' if hint else ''}")

@@ -1,12 +1,12 @@
 """Words the problems that ``convert`` finds: what a value must be, what it is, and what to write instead."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from xds.model.closest import closest
 from xds.schema import pool
 from xds.schema.paths import Finding
 from xds.schema.scalars import integer_range
@@ -57,13 +57,13 @@ def text_complaint(full_name: str, value: Any) -> tuple[str, str]:
 
 def unknown_field_hint(descriptor: Descriptor, key: str) -> str:
     """Return which fields an unknown one may have been meant to be, or ""."""
-    close = difflib.get_close_matches(key, list(descriptor.fields_by_name), n=3, cutoff=0.6)
+    close = closest(key, descriptor.fields_by_name, count=3)
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def _enum_hint(enum: EnumDescriptor, value: Any) -> str:
     names = [item.name for item in enum.values]
-    close = difflib.get_close_matches(str(value).upper(), names, n=2, cutoff=0.6)
+    close = closest(str(value).upper(), names, count=2)
     if close:
         return f"did you mean {' or '.join(close)}?"
     more = ", …" if len(names) > ENUM_VALUES_SHOWN_MAX else ""

@@ -4,7 +4,6 @@ The pool is private because ``envoy-data-plane`` and other generated code may re
 one; two registrations of one file in one pool are an error.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -14,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from xds.model.closest import NAME_CHARACTERS_MAX, Names, closest, likeness
 from xds.schema.secret_fields import SecretFields
 
 ANY = "google.protobuf.Any"
@@ -53,6 +53,7 @@ class Schema:
         self._sensitive_fields: dict[str, bool] = {}
         self.secret_fields = SecretFields()
         self._names: tuple[str, ...] = ()
+        self._suggested: tuple[Names, dict[str, list[str]]] | None = None
 
     def has(self, full_name: str) -> bool:
         """Return whether there is a message of this full name (without a type URL's prefix)."""
@@ -110,14 +111,24 @@ class Schema:
         Messages of the same name in other packages are preferred to similar names.
         """
         wanted = word.rpartition("/")[2]
+        if len(wanted) > NAME_CHARACTERS_MAX:
+            return ()
+        names, by_last = self._suggested or self._names_to_suggest()
+        namesakes = by_last.get(_last(wanted), ())
+        found = closest(wanted, namesakes, count=count, likeness_min=0.0)
+        found = found or closest(wanted, names, count=count, likeness_min=0.85)
+        alike = {name: likeness(wanted, name) for name in found}
+        best = max(alike.values(), default=0.0)
+        return tuple(name for name in found if alike[name] > best - 0.1)[: 1 if best >= _SURE else count]
+
+    def _names_to_suggest(self) -> tuple[Names, dict[str, list[str]]]:
+        """Return the names of messages that may be suggested, and those by their last part. Made once."""
         names = [name for name in self.message_names() if not name.startswith(_NEVER_SUGGESTED)]
-        last = wanted.rpartition(".")[2].casefold()
-        found = [name for name in names if name.rpartition(".")[2].casefold() == last]
-        found = found or difflib.get_close_matches(wanted, names, n=count, cutoff=0.8)
-        likeness = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in found}
-        best = max(likeness.values(), default=0.0)
-        close = [name for name in sorted(found, key=likeness.__getitem__, reverse=True) if likeness[name] > best - 0.1]
-        return tuple(close if best < _SURE else close[:1])[:count]
+        by_last: dict[str, list[str]] = {}
+        for name in names:
+            by_last.setdefault(_last(name), []).append(name)
+        self._suggested = Names(names), by_last
+        return self._suggested
 
     def rules(self, field: FieldDescriptor) -> Any:
         """Return the field's ``validate.FieldRules`` message, or None."""
@@ -144,7 +155,7 @@ class Schema:
                 raise UnknownFieldError(name, f"there is no message {message!r}", self.close_names(message))
             known = self.descriptor(message).fields_by_name
             if field not in known:
-                close = difflib.get_close_matches(field, list(known), n=3, cutoff=0.6)
+                close = closest(field, known, count=3)
                 raise UnknownFieldError(
                     name, f"{message} has no field {field!r}", [f"{message}.{each}" for each in close]
                 )
@@ -187,6 +198,10 @@ class Schema:
         # GetOptions() returns a class of the default pool, in which validate.* are unknown fields. Decoded again with
         # the class of this pool, they are extensions.
         return self.message_class(full_name).FromString(described.GetOptions().SerializeToString())
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].casefold()
 
 
 class UnknownFieldError(ValueError):

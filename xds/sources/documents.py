@@ -6,10 +6,10 @@ A document is a file as Envoy reads it (a DiscoveryResponse, of which ``resource
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from xds.model.closest import closest
 from xds.model.problem import Problem
 from xds.sources.yaml_reader import FileDocument, PathKeys
 
@@ -104,5 +104,5 @@ def _key_hint(key: str) -> str:
         return "this is a bootstrap file; list its resources under `resources:`, each with its @type"
     if key in ("@type", "name", "cluster_name"):
         return "put the resource into a list under `resources:`"
-    close = get_close_matches(key, _SNAKE_KEYS, n=2, cutoff=0.6)
+    close = closest(key, _SNAKE_KEYS, count=2)
     return f"did you mean {' or '.join(close)}?" if close else ""

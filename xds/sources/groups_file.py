@@ -16,9 +16,9 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
+from xds.model.closest import closest
 from xds.model.groups import DEFAULT_GROUP, NO_PATTERNS, GroupTable, Patterns, Rule
 from xds.model.identity import ANY_IDENTITY, IdentityPattern, parse_identity_pattern
 from xds.model.names import group_name_problem
@@ -79,7 +79,7 @@ def _patterns_json(patterns: Patterns) -> dict[str, Any]:
 def suggestion(word: str, known: Iterable[str], *, kind: str) -> str:
     """Return a hint with the known names that are close to the word, or else with all known names."""
     words = sorted(known)
-    if close := get_close_matches(word, words, n=2, cutoff=0.6):
+    if close := closest(word, words, count=2):
         return f"did you mean {' or '.join(close)}?"
     return f"{kind}: {', '.join(words[:20])}" if words else ""
 
