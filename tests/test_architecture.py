@@ -321,6 +321,7 @@ def test_imports_follow_the_arrows() -> None:
 
 UNBOUNDED = {
     "difflib": "xds.model.closest: two texts of 200 characters can take difflib 0.1 s",
+    "email": "xds.api.media_types: email's parser of headers takes quadratic time, and recurses",
 }
 """Modules whose work on what others wrote is not linear, and what to use."""
 

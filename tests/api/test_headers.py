@@ -32,6 +32,7 @@ BYTES = (
         b'application/x-protobuf; messageType="\xff"',
         b"application/json; charset=\xff",
     ),
+    *(b"application/json" + b";" * 20_000, b"application/json " + b"(" * 20_000),
     *(b"x" * 5_000, b"0" * 30, b"1e5", b"-1", b"\xd9\xa3", b"["),
 )
 REQUEST_HEADERS = (

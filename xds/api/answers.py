@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 from xds.access.errors import ForbiddenError, NoAuditError, UnauthenticatedError
 from xds.access.rights import Caller
-from xds.api.bodies import UnknownMediaTypeError
 from xds.api.convergence import Convergence
 from xds.api.fleet import FleetStatus, GroupStatus
 from xds.api.intake import BusyError, TooSlowError
+from xds.api.media_types import UnknownMediaTypeError
 from xds.api.operations import (
     CantMoveError,
     ResourceDifference,

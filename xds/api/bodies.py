@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from email.policy import HTTP
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xds._generated import snapshots_pb2 as pb
+from xds.api.media_types import JSON, PROTOBUF, YAML, YAML_TOO, MediaType, UnknownMediaTypeError, media_type_of
 from xds.api.rules import part_of, rules_update_of
 from xds.model.closest import closest, sharing_work
 from xds.model.problem import ChangesetRejectedError, Problem
@@ -26,18 +26,11 @@ from xds.schema.quick import ingest_encoded
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import Document, YamlLimits, read_yaml
 
-JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/x-protobuf"
-YAML_TOO = ("application/x-yaml", "text/yaml")
 ENTRIES_MAX = 250_000
 """Resources that one body may set or remove."""
 VALUES_MAX = 5_000_000
 """Values in a JSON or YAML body: each takes 60 bytes or more in memory, but two or three in the body."""
-MediaType = str
 Text = Field(default="", max_length=4_096)
-
-
-class UnknownMediaTypeError(Exception):
-    """The body's media type is not supported."""
 
 
 class _Body(BaseModel):
@@ -133,12 +126,6 @@ class RebalanceBody(_Body):
 B = TypeVar("B", bound=BaseModel)
 
 
-def media_type_of(content_type: str) -> tuple[MediaType, dict[str, str]]:
-    """Return the media type of a Content-Type header and its parameters, in lower case except parameter values."""
-    header: Any = HTTP.header_factory("content-type", content_type)
-    return header.content_type, {key.lower(): value for key, value in header.params.items()}
-
-
 def document_of(data: bytes, media_type: MediaType) -> Document:
     """Parse a JSON or YAML body. Raises ChangesetRejectedError and UnknownMediaTypeError."""
     limits = YamlLimits(file_bytes_max=max(len(data), 1), nodes_max=VALUES_MAX)
@@ -149,7 +136,7 @@ def document_of(data: bytes, media_type: MediaType) -> Document:
         return read_json(data, file="", limits=limits)
     if media_type == YAML or media_type in YAML_TOO:
         return read_yaml(data, file="", limits=limits)
-    raise UnknownMediaTypeError(f"{media_type or 'no content type'}: send {JSON}, {YAML} or {PROTOBUF}")
+    raise UnknownMediaTypeError(media_type)
 
 
 def read_body(model: type[B], document: Document) -> B:

@@ -42,6 +42,7 @@ from xds.api.convergence import KNOWN, Goal
 from xds.api.guard import CALL, TOLD, Guard, Hosts, Told
 from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
+from xds.api.media_types import PROTOBUF, YAML, media_type_of
 from xds.api.messages import snapshot_message
 from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
 from xds.api.operations import HISTORY_MAX, GroupInfo, Operations, SnapshotAnswer
@@ -243,7 +244,7 @@ def _segments(scope: Scope) -> list[str]:
 
 
 def _media_type(request: Request) -> str:
-    return bodies.media_type_of(request.headers.get("content-type", ""))[0]
+    return media_type_of(request.headers.get("content-type", ""))[0]
 
 
 def _expected(if_match: str | None) -> int | None:
@@ -484,9 +485,9 @@ class _Rest:
                 group, bodies.known_type(word), name, revision, secrets=not redact
             )
             accepted = request.headers.get("accept", "")
-            if bodies.PROTOBUF in accepted:
+            if PROTOBUF in accepted:
                 body = resource_any(found, secrets=not redact)
-                media_type = f'{bodies.PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
+                media_type = f'{PROTOBUF}; messageType="{body.type_url.removeprefix(TYPE_PREFIX)}"'
                 return Response(body.value, headers=_etag(at), media_type=media_type)
             headers = {"x-xds-version": header_value(found.version), **_etag(at)}
             return _answer_in(accepted, resource_json(found, secrets=not redact), headers)
@@ -814,9 +815,9 @@ def _event(stored: Stored) -> bytes:
 
 def _snapshot_answer(group: str, found: SnapshotAnswer, accepted: str, epoch: str, *, secrets: bool) -> Response:
     headers = _etag(found.changed_at)
-    if bodies.PROTOBUF in accepted:
+    if PROTOBUF in accepted:
         message = snapshot_message(found, epoch, secrets=secrets)
-        return Response(message.SerializeToString(), headers=headers, media_type=bodies.PROTOBUF)
+        return Response(message.SerializeToString(), headers=headers, media_type=PROTOBUF)
     content = {
         "group": group,
         "revision": found.revision,
@@ -830,7 +831,7 @@ def _snapshot_answer(group: str, found: SnapshotAnswer, accepted: str, epoch: st
 def _answer_in(accepted: str, content: Any, headers: dict[str, str] | None = None) -> Response:
     """Return content as JSON, or as YAML if ``accepted`` names it."""
     if "yaml" in accepted:
-        return Response(yaml_text(content), headers=headers, media_type=bodies.YAML)
+        return Response(yaml_text(content), headers=headers, media_type=YAML)
     return JsonAnswer(content, headers=headers)
 
 
