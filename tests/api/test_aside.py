@@ -13,7 +13,7 @@ import pytest
 from support import resources as r
 from support.waiting import turns, wait_until
 
-from xds.api import answers, bodies, rest
+from xds.api import answers, bodies, operations, rest
 from xds.api.admission import Admission
 from xds.api.json_answer import JsonAnswer
 from xds.api.rest import rest_api
@@ -178,3 +178,67 @@ async def test_long_lists_of_problems_and_of_changed_resources_are_written_on_a_
             answer = await api.post("/v1/groups/default/changesets", json=content)
             assert answer.status_code == status
     assert [each == threading.get_ident() for each in written] == [False, False, True]
+
+
+READS = [
+    ("/v1/groups/default/resources", {"limit": 1}, ["_chosen"]),
+    ("/v1/groups/default/resources", {"prefix": "c"}, ["_chosen", "list_json", "render"]),
+    ("/v1/groups/default/resources", {"revision": 1}, ["_chosen_then", "list_json", "render"]),
+    ("/v1/groups/default/resources/clusters/c1", {"revision": 1}, ["_chosen_then"]),
+    ("/v1/groups/default/snapshot", {}, ["_chosen", "render"]),
+    ("/v1/groups/default/diff", {"from": 0}, ["_differences", "_differences_json", "render"]),
+    ("/v1/revisions/1", {}, ["_revision_answer", "details_json", "render"]),
+]
+
+
+@pytest.mark.parametrize(("path", "query", "steps"), READS)
+async def test_what_is_read_of_a_large_group_is_chosen_and_written_on_a_thread(
+    serving_api: Any, monkeypatch: pytest.MonkeyPatch, path: str, query: dict[str, str], steps: list[str]
+) -> None:
+    served = await serving_api()
+    transport = httpx.ASGITransport(app=rest_api(served.operations, Admission(), body_bytes_max=10_000_000))
+    threads: dict[str, set[int]] = {}
+
+    def watch(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as api:
+        await api.post("/v1/groups/default/changesets", json={"upsert": MANY})
+        await api.put("/v1/groups/default/resources/clusters/c1", json=r.static_cluster("c1", 251))
+        for name in ("_chosen", "_chosen_then", "_differences", "_revision_answer"):
+            watch(operations, name)
+        for name in ("list_json", "_differences_json", "details_json"):
+            watch(rest, name)
+        watch(JsonAnswer, "render")
+        answer = await api.get(path, params=query)
+    assert answer.status_code == 200
+    assert threads.keys() >= set(steps)
+    assert not [name for name in steps if threading.get_ident() in threads[name]]
+
+
+async def test_resources_are_listed_by_type_and_name_now_and_then(serving_api: Any) -> None:
+    served = await serving_api()
+    transport = httpx.ASGITransport(app=rest_api(served.operations, Admission(), body_bytes_max=10_000_000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as api:
+        body = {"upsert": [*MANY[:30], *(r.assignment(f"e{number}", 1) for number in range(3))]}
+        assert (await api.post("/v1/groups/default/changesets", json=body)).status_code == 200
+        await api.put("/v1/groups/other/resources/clusters/a", json=r.static_cluster("a", 1))
+        path = "/v1/groups/default/resources"
+        for query in ({}, {"revision": 1}):
+            listed = (await api.get(path, params=query)).json()["resources"]
+            named = [(each["type"], each["name"]) for each in listed]
+            assert named == sorted(named)
+            assert len(named) == 33
+            for limit in (1, 30, 31, 40):
+                some = (await api.get(path, params=query | {"limit": limit})).json()["resources"]
+                assert some == listed[:limit]
+            some = (await api.get(path, params=query | {"prefix": "c2", "limit": 3})).json()["resources"]
+            assert [each["name"] for each in some] == ["c2", "c20", "c21"]
+        assert (await api.get("/v1/groups/none/resources", params={"revision": 1})).status_code == 404
+        assert (await api.get("/v1/groups/default")).json()["resources"] == {"clusters": 30, "endpoints": 3}

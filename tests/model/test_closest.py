@@ -9,9 +9,10 @@ from model.build import problems_of, resource, upserts
 
 from xds.model import closest as module
 from xds.model.catalog import Catalog
-from xds.model.closest import NAME_CHARACTERS_MAX, WORK_MAX, closest, likeness, names_of, sharing_work
+from xds.model.closest import NAME_CHARACTERS_MAX, WORK_MAX, closest, likeness, names_of
 from xds.model.resource import Resource
 from xds.model.types import CLUSTER, ROUTE
+from xds.model.work import sharing_work
 
 MANY = [f"outbound|8080||team-{number:04}.prod.svc.cluster.local" for number in range(2_000)]
 

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from xds._generated import snapshots_pb2 as pb
 from xds.api.media_types import JSON, PROTOBUF, YAML, YAML_TOO, MediaType, UnknownMediaTypeError, media_type_of
 from xds.api.rules import part_of, rules_update_of
-from xds.model.closest import closest, sharing_work
+from xds.model.closest import closest
 from xds.model.problem import ChangesetRejectedError, Problem
 from xds.model.resource import Resource
 from xds.model.types import ALIASES, SHORT_NAMES, TYPE_PREFIX, type_url_of
+from xds.model.work import sharing_work
 from xds.model.xdstp import canonical
 from xds.publishing.changes import Change
 from xds.publishing.edits import UpdateRules

@@ -20,7 +20,6 @@ from xds.address import Address, BindError
 from xds.api.admission import CHANGES, Admission, until_lapsed
 from xds.api.answers import EXPECTED, after_cursor, error_answer, header_value, status_json
 from xds.api.bodies import (
-    JSON,
     about_message,
     changeset_message,
     document_of,
@@ -32,6 +31,7 @@ from xds.api.bodies import (
 from xds.api.convergence import KNOWN, Goal
 from xds.api.grpc_admission import GrpcAdmission, RefusedCallError, nothing_made_after
 from xds.api.intake import BodyRoom, BusyError, Intake, TooSlowError
+from xds.api.media_types import JSON
 from xds.api.messages import (
     applied_message,
     convergence_message,
@@ -46,14 +46,17 @@ from xds.api.messages import (
     snapshot_message,
 )
 from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
-from xds.api.operations import HISTORY_MAX, Operations, StoreCopy
+from xds.api.operations import HISTORY_MAX, ITEM_BYTES, Operations, StoreCopy
+from xds.api.operations import size_of as size_of_all
 from xds.api.permitted import Permitted
 from xds.api.rules import rules_of, rules_update_of
-from xds.api.run_in_thread import run_in_thread
+from xds.api.run_in_thread import LARGE_BYTES, read_in_thread, run_in_thread
 from xds.api.shown import resource_any
 from xds.api.tracing import Tracing, traced
 from xds.api.watched import EncodedChanges
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.resource import Resource
+from xds.model.work import sharing_work
 from xds.protocol.inspection import InspectQuery
 from xds.protocol.paging import NodeState, Sort
 from xds.protocol.status import NODES_MAX, NodesQuery
@@ -325,18 +328,16 @@ class GrpcApi:
     # --- Changes -----------------------------------------------------------------------------------------------------
 
     async def _apply(self, request: Any, operations: Permitted) -> Any:
-        change, version = await run_in_thread(request.ByteSize(), lambda: changeset_message(request.group, request))
+        change, version = await read_in_thread(request.ByteSize(), lambda: changeset_message(request.group, request))
         return applied_message(await operations.publish(change, version=version))
 
     async def _apply_groups(self, request: Any, operations: Permitted) -> Any:
-        known = operations.group_names
-        change, version = await run_in_thread(
-            request.ByteSize(), lambda: groups_changeset_message(request, frozenset(known))
-        )
+        known = frozenset(operations.group_names)
+        change, version = await read_in_thread(request.ByteSize(), lambda: groups_changeset_message(request, known))
         return applied_message(await operations.publish(change, version=version))
 
     async def _replace(self, request: Any, operations: Permitted) -> Any:
-        change, version = await run_in_thread(request.ByteSize(), lambda: replacement_message(request.group, request))
+        change, version = await read_in_thread(request.ByteSize(), lambda: replacement_message(request.group, request))
         return applied_message(await operations.publish(change, version=version))
 
     async def _rollback(self, request: Any, operations: Permitted) -> Any:
@@ -419,7 +420,8 @@ class GrpcApi:
                 try:
                     request = await run_in_thread(len(data), partial(parsed, pb.EndpointsPush, data))
                     group = request.group
-                    endpoints = tuple(ingest_encoded(each.type_url, each.value) for each in request.endpoints)
+                    read = partial(_endpoints_of, request)
+                    endpoints = await read_in_thread(len(data), read, at_once_bytes=LARGE_BYTES)
                     outcome: Outcome = await operations.push_endpoints(request.group, endpoints)
                 except ChangesetRejectedError as error:
                     operations.record_unpushed(group, error)
@@ -454,15 +456,14 @@ class GrpcApi:
         revision = request.revision if request.HasField("revision") else None
         type_url = known_type(request.type) if request.type else None
         found = await operations.listed(request.group, revision, type_url, prefix=request.prefix, limit=request.limit)
-        return list_message(found)
+        return await run_in_thread(ITEM_BYTES * len(found.resources), lambda: list_message(found))
 
     async def _diff(self, request: Any, operations: Permitted) -> Any:
         to = request.to if request.HasField("to") else None
         found = await operations.diff(request.group, getattr(request, "from"), to, secrets=request.secrets)
-        size_bytes = sum(each.size_bytes for each in found)
+        size_bytes = size_of_all(found, lambda each: each.size_bytes)
         told = partial(difference_message, secrets=request.secrets)
-        differences = await run_in_thread(size_bytes, lambda: [*map(told, found)])
-        return pb.Differences(differences=differences)
+        return await run_in_thread(size_bytes, lambda: pb.Differences(differences=map(told, found)))
 
     async def _find_route(self, request: Any, operations: Permitted) -> Any:
         asked = read_request(
@@ -557,11 +558,13 @@ class GrpcApi:
         return message
 
     async def _put_rules(self, request: Any, operations: Permitted) -> Any:
-        rules = rules_of(_document(request), operations.group_names)
+        known = frozenset(operations.group_names)
+        rules = await read_in_thread(request.ByteSize(), lambda: rules_of(_document(request), known))
         return applied_message(await operations.edit_rules(rules, about_message(request.about)))
 
     async def _update_rules(self, request: Any, operations: Permitted) -> Any:
-        rules = rules_update_of(_document(request), operations.group_names)
+        known = frozenset(operations.group_names)
+        rules = await read_in_thread(request.ByteSize(), lambda: rules_update_of(_document(request), known))
         return applied_message(await operations.edit_rules(rules, about_message(request.about)))
 
     async def _rebalance(self, request: Any, operations: Permitted) -> Any:
@@ -667,6 +670,11 @@ def _groups_of(message: Any) -> tuple[str, ...]:
     group, groups = getattr(message, "group", ""), getattr(message, "groups", ())
     named = (group,) if isinstance(group, str) else ()
     return tuple(filter(None, (*named, *(getattr(each, "group", each) for each in groups))))
+
+
+@sharing_work()
+def _endpoints_of(message: Any) -> tuple[Resource, ...]:
+    return tuple(ingest_encoded(each.type_url, each.value) for each in message.endpoints)
 
 
 def _document(message: Any) -> Document:

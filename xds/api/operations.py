@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,12 +11,13 @@ from functools import cache, partial
 from glob import escape
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from xds.api.convergence import Convergence, Goal, watch_convergence
 from xds.api.explain import HIDDEN_GROUP, Explanation, Facts, explain
 from xds.api.fleet import FleetStatus, ServerStatus, group_statuses, name_of_missing
 from xds.api.inherited import Inherited
-from xds.api.run_in_thread import run_in_thread
+from xds.api.run_in_thread import LARGE_BYTES, run_in_thread
 from xds.api.seen import seen_then
 from xds.model.catalog import Catalog
 from xds.model.closest import closest
@@ -106,8 +107,8 @@ class SnapshotAnswer:
 
     @property
     def size_bytes(self) -> int:
-        """The total size of the encoded resources."""
-        return sum(len(each.encoded) for each in self.resources)
+        """The total size of the encoded resources; of very many an estimate."""
+        return size_of(self.resources, lambda each: len(each.encoded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,21 @@ class RevisionAnswer:
 
     @property
     def size_bytes(self) -> int:
-        """The encoded size of all resources."""
-        return sum(each.size_bytes for each in self.differences)
+        """The encoded size of all resources; of very many an estimate."""
+        return size_of(self.differences, lambda each: each.size_bytes)
+
+
+SIZED_MAX = 1_000
+"""Items whose sizes are added up; the size of more is estimated by those."""
+ITEM_BYTES = 64
+"""Bytes whose reading costs as much as sorting and listing a resource."""
+I = TypeVar("I")  # noqa: E741
+
+
+def size_of(items: Sequence[I], size_bytes: Callable[[I], int]) -> int:
+    """Return the total size of items; of more than ``SIZED_MAX`` an estimate, and more than what is done at once."""
+    size = sum(map(size_bytes, items[:SIZED_MAX]))
+    return size if len(items) <= SIZED_MAX else max(size * len(items) // SIZED_MAX, LARGE_BYTES + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,29 +360,26 @@ class Operations:
 
     async def snapshot(self, group: str, revision: int | None = None, type_url: str | None = None) -> SnapshotAnswer:
         """Return a group's own resources. Raises UnknownGroupError, CompactedError and NotYetError."""
-        if revision is None or revision == self.revision:
-            self._must_be_known(group)
-            resources = _of_type(self._catalog.own(group), type_url)
-            return SnapshotAnswer(self.revision, resources, self.group_revision(group))
-        if revision < 0:
-            raise NotYetError(revision, self.revision)
-        state = await self._publisher.store.state(revision)
-        place = f"revision {revision}"
-        own = {key: encoded for key, encoded in state.resources.items() if key.group == group}
-        if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
-            raise UnknownGroupError(group, self._catalog.snapshots, revision=revision)
-        chosen = sorted(key for key in own if type_url in (None, key.type_url))
-        size_bytes = sum(len(own[key]) for key in chosen)
-        resources = await run_in_thread(size_bytes, lambda: tuple(restored(key, own[key], place) for key in chosen))
-        return SnapshotAnswer(revision, resources, revision)
+        return await self.listed(group, revision, type_url)
 
     async def listed(
         self, group: str, revision: int | None = None, type_url: str | None = None, *, prefix: str = "", limit: int = 0
     ) -> SnapshotAnswer:
         """Return a group's own resources whose names begin with ``prefix``, at most ``limit`` unless 0; see above."""
-        found = await self.snapshot(group, revision, type_url)
-        chosen = (each for each in found.resources if each.name.startswith(prefix))
-        return replace(found, resources=tuple(islice(chosen, limit or None)))
+        if revision is None or revision == self.revision:
+            self._must_be_known(group)
+            at, changed_at, own_now = self.revision, self.group_revision(group), self._catalog.own_by_type(group)
+            count = sum(map(len, own_now.values()))
+            found = await run_in_thread(count * ITEM_BYTES, lambda: _chosen(own_now, type_url, prefix, limit))
+            return SnapshotAnswer(at, found, changed_at)
+        if revision < 0:
+            raise NotYetError(revision, self.revision)
+        state = await self._publisher.store.state(revision)
+        size_bytes = ITEM_BYTES * len(state.resources)
+        then = await run_in_thread(size_bytes, lambda: _chosen_then(state, group, type_url, prefix, limit))
+        if then is None:
+            raise UnknownGroupError(group, self._catalog.snapshots, revision=revision)
+        return SnapshotAnswer(revision, then, revision)
 
     async def resource(self, group: str, type_url: str, name: str, revision: int | None = None) -> Resource:
         """Return one of a group's own resources. Raises UnknownResourceError too."""
@@ -377,7 +388,7 @@ class Operations:
             self._must_be_known(group)
             found = self._catalog.own_resource(group, type_url, canonical(name))
         else:
-            snapshot = await self.snapshot(group, revision, type_url)
+            snapshot = await self.listed(group, revision, type_url, prefix=canonical(name), limit=1)
             found = next((each for each in snapshot.resources if each.name == canonical(name)), None)
         if found is None:
             raise UnknownResourceError(self._no_resource(group, type_url, name))
@@ -395,10 +406,8 @@ class Operations:
     async def diff(self, group: str, before: int, after: int | None = None) -> list[ResourceDifference]:
         """Return the differences between two revisions of a group, by type and name."""
         old, new = await self.snapshot(group, before), await self.snapshot(group, after)
-        olds = {Key(group, each.type_url, each.name): each for each in old.resources}
-        news = {Key(group, each.type_url, each.name): each for each in new.resources}
-        pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
-        return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+        count = len(old.resources) + len(new.resources)
+        return await run_in_thread(count * ITEM_BYTES, lambda: _differences(group, old.resources, new.resources))
 
     async def route(
         self, group: str, request: Request, revision: int | None, must_read: Callable[[Iterable[str]], None]
@@ -449,24 +458,9 @@ class Operations:
         oldest, newest = await store.kept()
         must_be_kept(revision, oldest=oldest + 1, newest=newest)
         (stored,) = await store.entries(revision - 1, 1)
-        entry, before = stored.entry, await store.state(revision - 1)
-        olds = {key: before.resources[key] for key in entry.operations if key in before.resources}
-        size_bytes = entry.size_bytes + sum(map(len, olds.values()))
-
-        def differences() -> list[ResourceDifference]:
-            return [
-                ResourceDifference(key, _restored(key, olds.get(key), revision - 1), _restored(key, new, revision))
-                for key, new in sorted(entry.operations.items())
-            ]
-
-        is_edit, place = entry.groups is not None, f"revision {revision}"
-        return RevisionAnswer(
-            summary=summary_of(stored),
-            differences=await run_in_thread(size_bytes, differences),
-            rules_before=read_table(before.groups, place) if is_edit else None,
-            rules_after=read_table(entry.groups, place) if is_edit else None,
-            created=_without_group({key.group for key in entry.operations}, before, place),
-        )
+        before = await store.state(revision - 1)
+        size_bytes = stored.entry.size_bytes + ITEM_BYTES * (len(stored.entry.operations) + len(before.resources))
+        return await run_in_thread(size_bytes, lambda: _revision_answer(stored, before))
 
     async def find(self, entry_id: str) -> int | None:
         """Return the revision of the change with that id, None if there is no such change.
@@ -521,9 +515,8 @@ class Operations:
         """Return one group. Raises UnknownGroupError."""
         self._must_be_known(name)
         table = self._catalog.table
-        counts: dict[str, int] = {}
-        for resource in self._catalog.own(name):
-            counts[resource.type_url] = counts.get(resource.type_url, 0) + 1
+        own = self._catalog.own_by_type(name)
+        counts = {type_url: len(own[type_url]) for type_url in sorted(own) if own[type_url]}
         return GroupInfo(
             name=name,
             extends=table.extends.get(name),
@@ -866,9 +859,53 @@ def _without_group(groups: set[str], state: State, place: str) -> frozenset[str]
     return frozenset(absent)
 
 
+def _chosen(
+    own: Mapping[str, Mapping[str, Resource]], type_url: str | None, prefix: str, limit: int
+) -> tuple[Resource, ...]:
+    """Return resources of a type, or of all, by type and name; at most ``limit`` unless 0."""
+    chosen: list[Resource] = []
+    for each in sorted(own) if type_url is None else [type_url] if type_url in own else []:
+        names = sorted(name for name in own[each] if name.startswith(prefix))
+        chosen += (own[each][name] for name in names[: limit - len(chosen) if limit else None])
+        if limit and len(chosen) == limit:
+            break
+    return tuple(chosen)
+
+
+def _chosen_then(
+    state: State, group: str, type_url: str | None, prefix: str, limit: int
+) -> tuple[Resource, ...] | None:
+    """Return the resources that a group had; see ``_chosen``. None if there was no such group."""
+    own = [key for key in state.resources if key.group == group]
+    place = f"revision {state.revision}"
+    if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
+        return None
+    chosen = sorted(key for key in own if type_url in (None, key.type_url) and key.name.startswith(prefix))
+    return tuple(restored(key, state.resources[key], place) for key in chosen[: limit or None])
+
+
+def _differences(group: str, old: Iterable[Resource], new: Iterable[Resource]) -> list[ResourceDifference]:
+    olds = {Key(group, each.type_url, each.name): each for each in old}
+    news = {Key(group, each.type_url, each.name): each for each in new}
+    pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
+    return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+
+
+def _revision_answer(stored: Stored, before: State) -> RevisionAnswer:
+    """Return a change in full, with the state before it."""
+    entry, revision, olds = stored.entry, stored.revision, before.resources
+    is_edit, place = entry.groups is not None, f"revision {revision}"
+    return RevisionAnswer(
+        summary=summary_of(stored),
+        differences=[
+            ResourceDifference(key, _restored(key, olds.get(key), revision - 1), _restored(key, new, revision))
+            for key, new in sorted(entry.operations.items())
+        ],
+        rules_before=read_table(before.groups, place) if is_edit else None,
+        rules_after=read_table(entry.groups, place) if is_edit else None,
+        created=_without_group({key.group for key in entry.operations}, before, place),
+    )
+
+
 def _restored(key: Key, encoded: bytes | None, revision: int) -> Resource | None:
     return None if encoded is None else restored(key, encoded, f"revision {revision}")
-
-
-def _of_type(resources: Iterable[Resource], type_url: str | None) -> tuple[Resource, ...]:
-    return tuple(each for each in resources if type_url in (None, each.type_url))

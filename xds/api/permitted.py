@@ -286,7 +286,9 @@ class Permitted:
             summary = self._seen_change(found.summary)
             if summary is None:
                 raise self._forbidden(f"revision {revision} changes no group that {self._caller.identity} may read")
-            seen = [each for each in found.differences if self._sees(each.key.group)]
+            groups = {each.key.group for each in found.differences}
+            visible = set(filter(self._sees, groups))
+            seen = [each for each in found.differences if each.key.group in visible]
             before, after = (
                 None if table is None else self._seen_table(table) for table in (found.rules_before, found.rules_after)
             )

@@ -1,6 +1,6 @@
 """The push API over HTTP, under ``/v1``: FastAPI around ``Operations``."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -44,13 +44,14 @@ from xds.api.intake import Intake, TooSlowError
 from xds.api.json_answer import JsonAnswer
 from xds.api.media_types import PROTOBUF, YAML, media_type_of
 from xds.api.messages import snapshot_message
-from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json, size_of
-from xds.api.operations import HISTORY_MAX, GroupInfo, Operations, SnapshotAnswer
+from xds.api.node_answers import differences_of_node_json, explanations_json, resources_of_node_json
+from xds.api.node_answers import size_of as size_of_node
+from xds.api.operations import HISTORY_MAX, GroupInfo, Operations, ResourceDifference, SnapshotAnswer, size_of
 from xds.api.permitted import Permitted
 from xds.api.rest_intake import TakingIn
 from xds.api.rest_schema import BODIES, ERRORS, NAMES
 from xds.api.rules import rules_of, rules_update_of
-from xds.api.run_in_thread import run_in_thread
+from xds.api.run_in_thread import read_in_thread, run_in_thread
 from xds.api.shown import resource_any, resource_json
 from xds.api.tracing import Tracing, WithTraces
 from xds.api.watched import EncodedChanges
@@ -323,6 +324,8 @@ CALLS = {
 }
 """Each route to its call in ``admission.NEEDS``. A route without one answers with an error."""
 OF_GROUP = "/v1/groups/{group}"
+SHORT_BODY_BYTES_MAX = 128 * 1024
+"""Bytes of a body that has only a few fields, each with all its characters escaped."""
 WAIT_S_MAX = 300.0
 """The longest time that an answer may wait for nodes."""
 
@@ -355,6 +358,18 @@ def _told(operations: Permitted, content: Any, revision: int | None = None) -> R
     return JsonAnswer(content, headers=_told_headers(operations, revision))
 
 
+async def _told_aside(
+    operations: Permitted, size_bytes: int, content: Callable[[], Any], revision: int | None = None
+) -> Response:
+    """Answer with content that is made, and written, on a thread if it is large."""
+    headers = _told_headers(operations, revision)
+    return await run_in_thread(size_bytes, lambda: JsonAnswer(content(), headers=headers))
+
+
+def _differences_json(found: list[ResourceDifference], *, secrets: bool) -> dict[str, Any]:
+    return {"differences": [difference_json(each, secrets=secrets) for each in found]}
+
+
 def _told_headers(operations: Permitted, revision: int | None) -> dict[str, str]:
     headers = {"x-xds-epoch": header_value(operations.epoch)} | ({} if revision is None else _etag(revision))
     if operations.stale_because:
@@ -369,13 +384,19 @@ class _Rest:
         self._body_bytes_max = body_bytes_max
         self._encoded = EncodedChanges(_event)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _short(self, model: type[bodies.B], request: Request) -> bodies.B:
+        """Return what a body with a few fields says. Raises BodyTooLargeError above ``SHORT_BODY_BYTES_MAX``."""
+        data, media_type = await self._body(request, bytes_max=SHORT_BODY_BYTES_MAX), _media_type(request)
+        return await read_in_thread(len(data), lambda: bodies.read_body(model, bodies.document_of(data, media_type)))
+
+    async def _body(self, request: Request, *, bytes_max: int | None = None) -> bytes:
+        most = self._body_bytes_max if bytes_max is None else min(bytes_max, self._body_bytes_max)
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
-            if size > self._body_bytes_max:
+            if size > most:
                 self._hits.add("body")
-                raise BodyTooLargeError(f"the body has more than the {self._body_bytes_max:,} bytes allowed")
+                raise BodyTooLargeError(f"the body has more than the {most:,} bytes allowed")
             parts.append(part)
         return b"".join(parts)
 
@@ -388,7 +409,7 @@ class _Rest:
             operations = self._permit(request)
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
-            change, version = await run_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
+            change, version = await read_in_thread(len(data), lambda: bodies.changeset_change(group, data, media_type))
             return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.post("/v1/changesets", **BODIES["changesets"])
@@ -397,7 +418,7 @@ class _Rest:
             operations = self._permit(request)
             data, media_type = await self._body(request), _media_type(request)
             known = frozenset(operations.group_names)
-            change, version = await run_in_thread(len(data), lambda: bodies.groups_change(data, media_type, known))
+            change, version = await read_in_thread(len(data), lambda: bodies.groups_change(data, media_type, known))
             return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/snapshot", **BODIES["snapshot"])
@@ -406,7 +427,7 @@ class _Rest:
             operations = self._permit(request)
             group = _within(request)[1]
             data, media_type = await self._body(request), _media_type(request)
-            change, version = await run_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
+            change, version = await read_in_thread(len(data), lambda: bodies.snapshot_change(group, data, media_type))
             return await _made(operations, await operations.publish(asks.of(change), version=version))
 
         @app.put("/v1/groups/{group}/resources/{type}/{name:path}", **BODIES["resource"])
@@ -418,7 +439,7 @@ class _Rest:
             _, group, _, word, name = _five(_within(request))
             type_url = bodies.known_type(word)
             data, written = await self._body(request), request.headers.get("content-type", "")
-            resource = await run_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
+            resource = await read_in_thread(len(data), lambda: bodies.resource_of(type_url, name, group, data, written))
             change = Change(upserts={group: (resource,)}, creates_groups=not existing_groups_only)
             return await _made(operations, await operations.publish(asks.of(change)))
 
@@ -435,8 +456,7 @@ class _Rest:
             """Make a group as it was at a revision, at a new one."""
             operations = self._permit(request)
             group = _within(request)[1]
-            document = bodies.document_of(await self._body(request), _media_type(request))
-            body = bodies.read_body(bodies.RollbackBody, document)
+            body = await self._short(bodies.RollbackBody, request)
             like = asks.of(bodies.about(body))
             return await _made(operations, await operations.rollback(group, body.to, like))
 
@@ -473,7 +493,8 @@ class _Rest:
             operations = self._permit(request)
             type_url = None if type is None else bodies.known_type(type)
             found = await operations.listed(_within(request)[1], revision, type_url, prefix=prefix, limit=limit)
-            return _told(operations, list_json(found), found.changed_at)
+            size_bytes = ITEM_BYTES * len(found.resources)
+            return await _told_aside(operations, size_bytes, partial(list_json, found), found.changed_at)
 
         @app.get("/v1/groups/{group}/resources/{type}/{name:path}", **NAMES)
         async def read_resource(request: Request, revision: Revision = None, redact: Redact = True) -> Response:
@@ -506,11 +527,8 @@ class _Rest:
             """Return what a group's resources differ in between two revisions, or since one."""
             operations = self._permit(request)
             found = await operations.diff(_within(request)[1], before, after, secrets=not redact)
-            size_bytes = sum(each.size_bytes for each in found)
-            told = await run_in_thread(
-                size_bytes, lambda: [difference_json(each, secrets=not redact) for each in found]
-            )
-            return _told(operations, {"differences": told})
+            told = partial(_differences_json, found, secrets=not redact)
+            return await _told_aside(operations, size_of(found, lambda each: each.size_bytes), told)
 
         @app.get("/v1/revisions")
         async def history(
@@ -535,8 +553,8 @@ class _Rest:
             """Return one change of the history: every resource, and the rules, before and after it."""
             operations = self._permit(request)
             found = await operations.show(revision, secrets=not redact)
-            told = await run_in_thread(found.size_bytes, lambda: details_json(found, secrets=not redact))
-            return _told(operations, told)
+            told = partial(details_json, found, secrets=not redact)
+            return await _told_aside(operations, found.size_bytes, told, found.summary.revision)
 
         @app.get("/v1/watch", response_class=StreamingResponse)
         async def watch(
@@ -613,16 +631,18 @@ class _Rest:
         async def put_rules(request: Request, asks: Asks) -> Response:
             """Replace the rules, and what extends what; written as in groups.yaml."""
             operations = self._permit(request)
-            document = bodies.document_of(await self._body(request), _media_type(request))
-            rules = rules_of(document, operations.group_names)
+            data, media_type, known = await self._body(request), _media_type(request), frozenset(operations.group_names)
+            rules = await read_in_thread(len(data), lambda: rules_of(bodies.document_of(data, media_type), known))
             return await _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.patch("/v1/groups", **BODIES["rules_update"])
         async def update_rules(request: Request, asks: Asks) -> Response:
             """Replace those parts of the rules that are given; add_external is added to what is external already."""
             operations = self._permit(request)
-            document = bodies.document_of(await self._body(request), _media_type(request))
-            rules = rules_update_of(document, operations.group_names)
+            data, media_type, known = await self._body(request), _media_type(request), frozenset(operations.group_names)
+            rules = await read_in_thread(
+                len(data), lambda: rules_update_of(bodies.document_of(data, media_type), known)
+            )
             return await _made(operations, await operations.edit_rules(rules, asks.of(Change())))
 
         @app.get("/v1/groups/{group}")
@@ -636,8 +656,7 @@ class _Rest:
             """Make a group, or have it extend another one."""
             operations = self._permit(request)
             group = _within(request)[1]
-            document = bodies.document_of(await self._body(request), _media_type(request))
-            body = bodies.read_body(bodies.GroupBody, document)
+            body = await self._short(bodies.GroupBody, request)
             like = asks.of(bodies.about(body))
             return await _made(operations, await operations.put_group(group, body.extends, like))
 
@@ -711,7 +730,7 @@ class _Rest:
             operations = self._permit(request)
             query = InspectQuery(id=node_id, type_url=bodies.known_type(type) if type else "", differs=True)
             found = await operations.inspect(query)
-            told = await run_in_thread(size_of(found), lambda: differences_of_node_json(found, node_id))
+            told = await run_in_thread(size_of_node(found), lambda: differences_of_node_json(found, node_id))
             return _told(operations, told)
 
         @app.get("/v1/nodes/{id:path}/explain")
@@ -742,8 +761,7 @@ class _Rest:
         async def rebalance(request: Request) -> Response:
             """End a share of this replica's xDS connections, so that their clients connect anew, to any replica."""
             operations = self._permit(request)
-            document = bodies.document_of(await self._body(request), _media_type(request))
-            body = bodies.read_body(bodies.RebalanceBody, document)
+            body = await self._short(bodies.RebalanceBody, request)
             return _told(operations, {"connections": await operations.rebalance(body.share, body.over_s)})
 
         @app.get("/v1/whoami")

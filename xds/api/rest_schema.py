@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from xds.api import bodies
+from xds.api.media_types import JSON, YAML
 
 _PROBLEM = {
     "type": "object",
@@ -43,7 +44,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    types = (bodies.JSON, bodies.YAML)
+    types = (JSON, YAML)
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in types}}}
     }

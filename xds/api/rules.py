@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xds.model.closest import sharing_work
 from xds.model.problem import ChangesetRejectedError, Problem
+from xds.model.work import sharing_work
 from xds.publishing.edits import PutRules, UpdateRules
 from xds.sources.groups_file import parse_groups
 from xds.sources.yaml_reader import Document, PathKeys

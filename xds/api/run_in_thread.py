@@ -7,14 +7,19 @@ at once, and one of each caller: a caller with many requests waits for itself, a
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+from xds.model.work import CostlyError, quick_work
 
 T = TypeVar("T")
 
 LARGE_BYTES = 64 * 1024
 """Bytes of a body that are parsed or written in about 10 ms; for less, a thread only adds delay."""
+SHORT_BYTES = 4 * 1024
+"""Bytes of a body that are read at once, if nothing in them is costly: more can be written to cost the most."""
 HUGE_BYTES = 1024 * 1024
 """Work on more than this has turns of its own, so that other work need not wait for seconds."""
 AT_ONCE_MAX = 2
@@ -84,3 +89,14 @@ async def run_in_thread(size_bytes: int, work: Callable[[], T]) -> T:
         return await asyncio.shield(running)  # the thread goes on where the call is cancelled, and keeps its turn
     finally:
         del running, work  # else an error, its traceback and this frame hold each other, and the data
+
+
+async def read_in_thread(size_bytes: int, read: Callable[[], T], *, at_once_bytes: int = SHORT_BYTES) -> T:
+    """Return what ``read`` makes of a body, on a thread if it is larger than ``at_once_bytes`` or has something costly.
+
+    ``read`` may be called twice, and must not touch what the event loop changes.
+    """
+    if size_bytes <= at_once_bytes:
+        with suppress(CostlyError), quick_work():
+            return read()
+    return await run_in_thread(max(size_bytes, LARGE_BYTES + 1), read)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from xds.model.changeset import AppliedChangeset, Changeset
-from xds.model.closest import sharing_work
 from xds.model.consistency import Referrers, dangling
 from xds.model.groups import DEFAULT_GROUP, GroupTable, Node, lineage_of
 from xds.model.problem import ChangesetRejectedError, Problem, place_of
@@ -19,6 +18,7 @@ from xds.model.rules import Placement, Rules
 from xds.model.snapshot import Snapshot
 from xds.model.types import short_name
 from xds.model.view import FINGERPRINT_MASK, EmptyViews, Layer, RevisionLog, View, fingerprint_of
+from xds.model.work import sharing_work
 
 Changes = dict[str, dict[str, Resource | None]]  # type URL → name → the new resource, or None if it is removed
 
@@ -81,6 +81,10 @@ class Catalog:
         """Return the group's own resource, or None."""
         layer = self._own_layers(group).get(type_url)
         return layer.resources.get(name) if layer is not None else None
+
+    def own_by_type(self, group: str) -> dict[str, Mapping[str, Resource]]:
+        """Return the group's own resources by name, by type; no later change is seen in them."""
+        return {type_url: layer.resources for type_url, layer in self._own_layers(group).items()}
 
     def own_names(self, group: str, type_url: str) -> Iterable[str]:
         """Return the names of the group's own resources of a type, in no particular order."""

@@ -2,10 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from heapq import nlargest
 from itertools import islice
+
+from xds.model.work import sharing_work, spend
 
 NAMES_READ_MAX = 2_000
 """Known names among which one is searched."""
@@ -19,6 +19,9 @@ WORK_MAX = 100_000
 """Characters that may be compared in all searches of a change: 10 to 30 ms. Its later problems have no suggestions."""
 READ_COST = 10
 """Characters that could be compared while one more name is put in order."""
+
+
+_KIND = "names"
 
 
 class Names:
@@ -56,53 +59,25 @@ def _may_be_alike(one: str, other: str, likeness_min: float) -> bool:
     return longer <= NAME_CHARACTERS_MAX and 2 * shorter >= likeness_min * (shorter + longer)
 
 
-class _Work:
-    """How much may still be compared."""
-
-    __slots__ = ("left",)
-
-    def __init__(self) -> None:
-        self.left = WORK_MAX
-
-    def takes(self, cost: int) -> bool:
-        """Return whether there is room for more work, and take it."""
-        self.left -= cost
-        return self.left >= 0
-
-
-_work: ContextVar[_Work | None] = ContextVar("xds_closest_work", default=None)
-
-
-@contextmanager
-def sharing_work() -> Iterator[None]:
-    """Have all searches inside share ``WORK_MAX``, as those for the problems of one change. Without it each has it."""
-    if _work.get() is not None:
-        yield
-        return
-    token = _work.set(_Work())
-    try:
-        yield
-    finally:
-        _work.reset(token)
-
-
 def names_of(names: Iterable[str]) -> Names:
     """Return names in order, for several searches; none if the work is used up."""
-    read = list(islice(names, NAMES_READ_MAX)) if (work := _work.get()) is None or work.left > 0 else []
-    return Names(read if work is None or work.takes(READ_COST * len(read)) else ())
+    read = list(islice(names, NAMES_READ_MAX)) if spend(_KIND, 0, WORK_MAX) else []
+    return Names(read if spend(_KIND, READ_COST * len(read), WORK_MAX) else ())
 
 
 def closest(word: str, names: Names | Iterable[str], *, count: int = 1, likeness_min: float = 0.6) -> list[str]:
     """Return at most ``count`` of the names that are most like a word, the most alike first; none beyond the bounds."""
     if not word or len(word) > NAME_CHARACTERS_MAX:
         return []
-    work = _work.get() or _Work()
-    if not work.takes(len(word)):
-        return []
+    with sharing_work():
+        return _closest(word, names, count, likeness_min) if spend(_KIND, len(word), WORK_MAX) else []
+
+
+def _closest(word: str, names: Names | Iterable[str], count: int, likeness_min: float) -> list[str]:
     known = names if isinstance(names, Names) else names_of(names)
     alike: list[tuple[float, str]] = []
     for name in known.like(word, likeness_min):
-        if not work.takes(len(name)):
+        if not spend(_KIND, len(name), WORK_MAX):
             return []
         if (found := likeness(word, name)) >= likeness_min:
             alike.append((found, name))

@@ -7,11 +7,12 @@ SDS name is served to the same node. Inline resources, and those from another co
 from collections.abc import Callable, Iterable, Mapping, Set
 from fnmatch import fnmatchcase
 
-from xds.model.closest import Names, closest, names_of, sharing_work
+from xds.model.closest import Names, closest, names_of
 from xds.model.problem import Problem, place_of
 from xds.model.resource import Resource
 from xds.model.snapshot import Snapshot
 from xds.model.types import FROM_BOOTSTRAP, short_name
+from xds.model.work import sharing_work
 
 NAMES_SEARCHED_MAX = 2_000
 """Maximum names of a type for which the closest name to a missing one is suggested."""

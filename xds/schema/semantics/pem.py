@@ -11,6 +11,8 @@ TRUSTED = "TRUSTED CERTIFICATE"
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 KEYS = ("PRIVATE KEY", ENCRYPTED, "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY")
 """The labels of private keys that BoringSSL reads. It passes over others, such as those of OpenSSH."""
+STRETCHED_MAX = 400_000
+"""Iterations in all the encrypted keys of one change, some 0.3 s: the keys beyond are left to Envoy."""
 ITERATIONS_MAX = 100_000
 """Passwords that are stretched further are left to Envoy: it may take minutes."""
 SCRYPT_COST_MAX = 1 << 18
@@ -99,10 +101,16 @@ def _items(der: bytes, depth: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def takes_long(label: str, der: bytes) -> bool:
     """Return whether to read a private key may take longer than an instant, which its outer form says."""
+    return iterations_of(label, der) is None
+
+
+def iterations_of(label: str, der: bytes) -> int | None:
+    """Return how often the password of a private key is hashed, or the cost of scrypt; None if it may take long."""
     if label != ENCRYPTED:
-        return label == "DSA PRIVATE KEY" or any(each in der[:_HEAD_BYTES] for each in _COMPUTED)
+        is_computed = label == "DSA PRIVATE KEY" or any(each in der[:_HEAD_BYTES] for each in _COMPUTED)
+        return None if is_computed else 0
     if len(der) > ENCRYPTED_BYTES_MAX:
-        return True
+        return None
     start, end = _content(der, 0)
     algorithm = der[start:end][: _content(der, start)[1] - start] if start < len(der) - 1 else b""
     numbers = [1]
@@ -112,11 +120,11 @@ def takes_long(label: str, der: bytes) -> bool:
         if tag == _INTEGER:
             numbers.append(int.from_bytes(content, "big"))
     if not is_scrypt:
-        return max(numbers) > ITERATIONS_MAX
+        return max(numbers) if max(numbers) <= ITERATIONS_MAX else None
     cost = 1
     for number in numbers:
         cost *= min(max(number, 1), SCRYPT_COST_MAX + 1)
-    return cost > SCRYPT_COST_MAX
+    return cost if cost <= SCRYPT_COST_MAX else None
 
 
 _HEAD_BYTES = 40

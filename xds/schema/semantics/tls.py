@@ -4,12 +4,23 @@ import re
 from typing import Any
 
 from xds.model.untrusted import reading
+from xds.model.work import spend
 from xds.schema.decode import Findings
 from xds.schema.paths import Trail
 from xds.schema.pool import load_schema
 from xds.schema.redact import REDACTED_BYTES
 from xds.schema.rules import shown
-from xds.schema.semantics.pem import CERTIFICATES, ENCRYPTED, KEYS, TRUSTED, decoded, is_whole, read_pem, takes_long
+from xds.schema.semantics.pem import (
+    CERTIFICATES,
+    ENCRYPTED,
+    KEYS,
+    STRETCHED_MAX,
+    TRUSTED,
+    decoded,
+    is_whole,
+    iterations_of,
+    read_pem,
+)
 from xds.schema.semantics.rule import Rule, Walks
 
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
@@ -302,7 +313,8 @@ def _private_key(text: str, password: bytes | None, trail: Trail, found: Finding
         if der is None or not is_whole(der, may_have_more=True):
             found.add(trail, "does not hold a private key that can be read", _CUT_OFF)
             return None
-        if takes_long(block.label, der):
+        iterations = iterations_of(block.label, der)
+        if iterations is None or not spend("iterations", iterations, STRETCHED_MAX, is_costly=iterations > 0):
             return None
     elif block.label == "DSA PRIVATE KEY":
         return None
