@@ -1,16 +1,18 @@
 """The audit log: its lines, its chain, its files, and several writers."""
 
 import asyncio
+import fcntl
 import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from support.waiting import wait_until
 
+from xds.access import audit as module
 from xds.access.audit import DONE, FORBIDDEN, NO_CHAIN, AuditFilter, AuditLog, read_audit, verify_audit
 from xds.access.errors import AccessFileError
 
@@ -171,3 +173,64 @@ async def test_a_sync_that_can_not_be_made_is_made_later(tmp_path: Path, monkeyp
         audit._sync_now(asyncio.get_running_loop())
     await wait_until(lambda: synced)
     audit.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[], None]]:
+    """Hold the lock of an audit log as another process that writes it, until the end or a call of what is returned."""
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lambda: fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+async def test_a_server_goes_on_while_another_process_writes_and_then_writes_what_waited(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    audit = AuditLog(path)
+    with writing(path) as end:
+        audit.open()
+        audit.record("first", who="a", outcome=DONE)
+        audit.record("second", who="a", outcome=DONE)
+        answers = [asyncio.ensure_future(audit.written()) for _ in range(2)]
+        await wait_until(lambda: audit._written is not None)
+        assert read_audit(path, AuditFilter()) == []
+        assert not any(each.done() for each in answers)
+        end()
+        await asyncio.gather(*answers)
+        assert [each["what"] for each in read_audit(path, AuditFilter())] == ["second", "first"]
+    audit.record("third", who="a", outcome=DONE)
+    await audit.written()
+    audit.close()
+    assert audit.problem == ""
+    assert verify_audit(path) == (3, [])
+
+
+async def test_an_answer_does_not_wait_for_ever_for_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TURN_S_MAX", 0.01)
+    path = tmp_path / "audit"
+    audit = AuditLog(path)
+    with writing(path) as end:
+        audit.record("first", who="a", outcome=DONE)
+        await audit.written()
+        assert audit.problem.endswith("another process does not stop writing it")
+        end()
+        await wait_until(lambda: audit.problem, equals="")
+    audit.close()
+    assert verify_audit(path) == (1, [])
+
+
+async def test_records_that_never_have_their_turn_are_bounded_and_only_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING_MAX", 3)
+    monkeypatch.setattr(module, "CLOSE_TRIES_MAX", 1)
+    path = tmp_path / "audit"
+    audit = AuditLog(path)
+    told: list[str] = []
+    monkeypatch.setattr(audit, "_tell", lambda content: told.append(content["what"]))
+    with writing(path):
+        for number in range(5):
+            audit.record(f"{number}", who="a", outcome=DONE)
+        assert told == ["0", "1"]
+        audit.close()
+    assert told == ["0", "1", "2", "3", "4"]
+    assert read_audit(path, AuditFilter()) == []

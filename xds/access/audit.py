@@ -2,7 +2,8 @@
 
 A line is written to the file before its request is answered, and synced to disk within ``SYNC_S``: a crash of the
 process loses none, a crash of the machine at most that much. Processes that write one file (a server, and ``xds
-tokens``) take turns at a lock file.
+tokens``) take turns at a lock file. A server never waits for its turn in the event loop: while another process writes,
+records wait, in order, and so do the answers of the changes that they are about.
 
 ``chain`` is the SHA-256 of the former line's ``chain`` and of this line without it, so an edited, inserted or removed
 line breaks the chain. Who can write the file can make a new chain, so the same lines also go to the process's log,
@@ -16,8 +17,9 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -39,6 +41,13 @@ GROUPS_MAX = 100
 """Groups in one line; of a larger change the others are counted in ``more_groups``."""
 NO_CHAIN = "0" * 64
 BLOCK_BYTES = 1024 * 1024
+RETRY_S = 0.02
+"""How often a server that has records to write asks whether another process still writes."""
+TURN_S_MAX = 5.0
+"""How long an answer waits for its record to be written."""
+WAITING_MAX = 10_000
+"""Records that wait for another process; the oldest of more are only logged."""
+CLOSE_TRIES_MAX = 20
 _CHAINED = re.compile(rb'(\{.*), "chain": "([0-9a-f]{64})"\}', re.DOTALL)
 
 DONE, REJECTED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN = "done", "rejected", "forbidden", "unauthenticated", "unknown"
@@ -92,6 +101,11 @@ class AuditLog:
         self._chain = NO_CHAIN
         self._lock = -1
         self._sync: asyncio.TimerHandle | None = None
+        self._waiting: deque[dict[str, Any]] = deque()
+        """Records that are not written yet, the oldest first."""
+        self._retry: asyncio.TimerHandle | None = None
+        self._written: asyncio.Future[None] | None = None
+        """Is done once no record waits."""
         self._is_closed = False
 
     def open(self) -> None:
@@ -106,21 +120,37 @@ class AuditLog:
         """Write a record. Fields that are None, "" or empty are left out; long ones are cut."""
         content = {"at": _stamp(self._clock()), "what": what, "who": who or "anyone", "outcome": outcome}
         content |= {key: _bounded(value) for key, value in _told(fields).items()}
-        if self.path is not None and not self._is_closed:
-            try:
-                content["chain"] = self._append(self.path, content)
-                self.problem = ""
-            except OSError as error:
-                self.problem = f"{self.path} can't be written: {error.strerror}"
-                log.error("the audit log can't be written", problem=self.problem)
-        if self._logs:
-            log.info("audit", **content)
+        if self.path is None or self._is_closed:
+            self._tell(content)
+            return
+        self._waiting.append(content)
+        if self._retry is None:
+            self._write(self.path)
+        if len(self._waiting) > WAITING_MAX:
+            self._fail(self.path, "another process does not stop writing it", count=1)
+
+    async def written(self) -> None:
+        """Return once all records until now are written, or can't be; after ``TURN_S_MAX`` in any case."""
+        if not self._waiting:
+            return
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait({self._written}, timeout=TURN_S_MAX)
+        if not done:
+            self.problem = f"{self.path} can't be written: another process does not stop writing it"
 
     def close(self) -> None:
-        """Sync and close the file."""
-        if self._sync is not None:
-            self._sync.cancel()
-            self._sync = None
+        """Write what waits, for which another process has ``CLOSE_TRIES_MAX`` * ``RETRY_S`` to end; sync and close."""
+        tries = CLOSE_TRIES_MAX
+        while self._waiting and self.path is not None and not self._write(self.path) and (tries := tries - 1):
+            time.sleep(RETRY_S)
+        if self._waiting and self.path is not None:
+            self._fail(self.path, "another process does not stop writing it", count=len(self._waiting))
+            self._let_go()
+        for timer in (self._sync, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._sync = self._retry = None
         self._is_closed = True
         descriptors = self._descriptor, self._lock
         self._descriptor = self._lock = -1
@@ -130,40 +160,93 @@ class AuditLog:
                     os.fsync(descriptor)
                 os.close(descriptor)
 
+    # --- Records that wait -------------------------------------------------------------------------------------------
+
+    def _write(self, path: Path) -> bool:
+        """Write the records that wait; False if another process is writing: a server then writes them later.
+
+        If they can't be written, that is logged, and they do not wait any longer.
+        """
+        loop = _running_loop()
+        try:
+            self._open_lock(path)
+            if not self._take_turn(waits=loop is None):
+                if loop is not None and self._retry is None:
+                    self._retry = loop.call_later(RETRY_S, self._write_later, path)
+                return False
+            try:
+                while self._waiting:
+                    self._waiting[0]["chain"] = self._append(path, self._waiting[0])
+                    self._tell(self._waiting.popleft())
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.problem = ""
+            self._sync_soon()
+        except OSError as error:
+            self._fail(path, error.strerror, count=len(self._waiting))
+        self._let_go()
+        return True
+
+    def _write_later(self, path: Path) -> None:
+        self._retry = None
+        self._write(path)
+
+    def _fail(self, path: Path, why: str | None, *, count: int) -> None:
+        """Only log the oldest records that wait."""
+        self.problem = f"{path} can't be written: {why}"
+        log.error("the audit log can't be written", problem=self.problem)
+        for _ in range(count):
+            self._tell(self._waiting.popleft())
+
+    def _tell(self, content: dict[str, Any]) -> None:
+        if self._logs:
+            log.info("audit", **content)
+
+    def _let_go(self) -> None:
+        """Let the answers go that waited for records."""
+        if self._written is not None:
+            self._written.set_result(None)
+            self._written = None
+
+    def _take_turn(self, *, waits: bool) -> bool:
+        """Return whether it is this process's turn to write; its end is to unlock."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     # --- The file ----------------------------------------------------------------------------------------------------
 
     def _append(self, path: Path, content: dict[str, Any]) -> str:
         data = json.dumps(content, ensure_ascii=True).encode()
-        if self._lock < 0:
-            self._open(path)
-        with self._locked():
-            self._catch_up(path)
-            chain = hashlib.sha256(self._chain.encode() + data).hexdigest()
-            line = b'%s, "chain": "%s"}\n' % (data[:-1], chain.encode())
-            if self._known[1] and self._known[1] + len(line) > self._bytes_max:
-                self._rotate(path)
-            if os.write(self._descriptor, line) != len(line):
-                self._known = (0, 0)  # the disk is full: the part of a line is ended by the next record
-                raise OSError(28, "no space left on the device")
-            self._chain = chain
-            self._known = self._known[0], self._known[1] + len(line)
-        self._sync_soon()
+        self._catch_up(path)
+        chain = hashlib.sha256(self._chain.encode() + data).hexdigest()
+        line = b'%s, "chain": "%s"}\n' % (data[:-1], chain.encode())
+        if self._known[1] and self._known[1] + len(line) > self._bytes_max:
+            self._rotate(path)
+        if os.write(self._descriptor, line) != len(line):
+            self._known = (0, 0)  # the disk is full: the part of a line is ended by the next record
+            raise OSError(28, "no space left on the device")
+        self._chain = chain
+        self._known = self._known[0], self._known[1] + len(line)
         return chain
 
-    def _open(self, path: Path) -> None:
+    def _open_lock(self, path: Path) -> None:
         if self._lock < 0:
             make_directory(path.parent)
             self._lock = _descriptor_of(path.with_name(f"{path.name}.lock"))
-        with self._locked():
-            self._catch_up(path)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+    def _open(self, path: Path) -> None:
+        """Open the file; if another process is writing at this moment, it is opened by the first record."""
+        self._open_lock(path)
+        if self._take_turn(waits=_running_loop() is None):
+            try:
+                self._catch_up(path)
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        else:
+            os.close(_descriptor_of(path))
 
     def _catch_up(self, path: Path) -> None:
         """Open the file, and learn its last chain, if another process has written it or made a new one."""
@@ -212,9 +295,8 @@ class AuditLog:
     def _sync_soon(self) -> None:
         if self._sync is not None:
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a command
+        loop = _running_loop()
+        if loop is None:  # a command
             os.fsync(self._descriptor)
             return
         self._sync = loop.call_later(SYNC_S, self._sync_now, loop)
@@ -228,6 +310,14 @@ class AuditLog:
             self._sync_soon()
             return
         loop.run_in_executor(None, _sync_and_close, descriptor)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of a server, None in a command."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def read_audit(path: Path, wanted: AuditFilter) -> list[dict[str, Any]]:

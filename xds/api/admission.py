@@ -333,10 +333,17 @@ class Admission:
         except Exception as error:
             outcome = UNKNOWN if isinstance(error, OutcomeUnknownError) else REJECTED
             self.record(call, outcome, groups=tuple(groups), detail=str(error), **fields)
+            await self._written()
             raise
         about = fields | {"revision": published.revision, "changed": len(published.changed)}
         self.record(call, DONE, groups=tuple(groups), again=published.again or None, **about)
+        await self._written()
         return published
+
+    async def _written(self) -> None:
+        """Return once what was recorded is in the file, before the answer; see ``AuditLog.written``."""
+        if self.audit is not None:
+            await self.audit.written()
 
     def record_push(self, call: Call, group: str, outcome: "asyncio.Future[Published]") -> None:
         """Record what comes of a push of endpoints, with others of the same caller and group."""
@@ -390,6 +397,7 @@ class Admission:
         """Record what is still under way, and close; ``FINISH_S`` at most."""
         if self._recording:
             await asyncio.wait(set(self._recording), timeout=FINISH_S)
+        await self._written()
         self.close()
 
     def close(self) -> None:
