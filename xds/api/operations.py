@@ -880,15 +880,27 @@ def _chosen_then(
     place = f"revision {state.revision}"
     if not own and group != DEFAULT_GROUP and group not in read_table(state.groups, place).names:
         return None
-    chosen = sorted(key for key in own if type_url in (None, key.type_url) and key.name.startswith(prefix))
-    return tuple(restored(key, state.resources[key], place) for key in chosen[: limit or None])
+    chosen = _in_order(key for key in own if type_url in (None, key.type_url) and key.name.startswith(prefix))
+    return tuple(restored(key, state.resources[key], place) for key in islice(chosen, limit or None))
+
+
+def _in_order(keys: Iterable[Key]) -> Iterator[Key]:
+    """Yield keys sorted. A sort of very many tuples at once would hold the interpreter's lock for much longer."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        names.setdefault((key.group, key.type_url), []).append(key.name)
+    for group, type_url in sorted(names):
+        for name in sorted(names[group, type_url]):
+            yield Key(group, type_url, name)
 
 
 def _differences(group: str, old: Iterable[Resource], new: Iterable[Resource]) -> list[ResourceDifference]:
-    olds = {Key(group, each.type_url, each.name): each for each in old}
-    news = {Key(group, each.type_url, each.name): each for each in new}
-    pairs = [(key, olds.get(key), news.get(key)) for key in sorted(olds.keys() | news.keys())]
-    return [ResourceDifference(key, a, b) for key, a, b in pairs if (a and a.version) != (b and b.version)]
+    pairs: dict[Key, list[Resource | None]] = {Key(group, each.type_url, each.name): [each, None] for each in old}
+    for each in new:
+        pair = pairs.setdefault(Key(group, each.type_url, each.name), [None, None])
+        pair[1] = each
+    differing = {key: (a, b) for key, (a, b) in pairs.items() if (a and a.version) != (b and b.version)}
+    return [ResourceDifference(key, *differing[key]) for key in _in_order(differing)]
 
 
 def _revision_answer(stored: Stored, before: State) -> RevisionAnswer:
@@ -898,8 +910,10 @@ def _revision_answer(stored: Stored, before: State) -> RevisionAnswer:
     return RevisionAnswer(
         summary=summary_of(stored),
         differences=[
-            ResourceDifference(key, _restored(key, olds.get(key), revision - 1), _restored(key, new, revision))
-            for key, new in sorted(entry.operations.items())
+            ResourceDifference(
+                key, _restored(key, olds.get(key), revision - 1), _restored(key, entry.operations[key], revision)
+            )
+            for key in _in_order(entry.operations)
         ],
         rules_before=read_table(before.groups, place) if is_edit else None,
         rules_after=read_table(entry.groups, place) if is_edit else None,
