@@ -8,12 +8,16 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
+from grpc import aio
 from schema import tls_cases
 from support.der import stretched_key
 
-from xds.api import bodies, rest, run_in_thread
+from xds._generated import snapshots_pb2 as pb
+from xds.address import Address
+from xds.api import bodies, grpc_api, rest, run_in_thread
 from xds.api.admission import Admission
 from xds.api.bodies import changeset_change
+from xds.api.grpc_api import GrpcApi
 from xds.api.media_types import JSON
 from xds.api.rest import SHORT_BODY_BYTES_MAX, rest_api
 from xds.model import closest
@@ -138,3 +142,30 @@ async def test_bodies_of_few_fields_have_a_small_maximum(
     answer = await api.request(method, path, content=content, headers={"content-type": JSON})
     assert (answer.status_code, answer.json()["error"]) == (413, "the body has more than the 131,072 bytes allowed")
     assert read == []
+
+
+@pytest.mark.parametrize("name", ["PutRules", "UpdateRules"])
+async def test_large_rules_over_grpc_are_read_on_a_thread(
+    serving_api: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    threads: list[int] = []
+    read = grpc_api.document_of
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return read(*arguments)
+
+    monkeypatch.setattr(grpc_api, "document_of", reading)
+    served = await serving_api()
+    api = GrpcApi(Address("127.0.0.1", 0), served.operations, Admission(), body_bytes_max=1_000_000)
+    await api.start()
+    try:
+        async with aio.insecure_channel(str(api.address)) as channel:
+            for count in (0, run_in_thread.SHORT_BYTES):
+                message = pb.Rules()
+                message.rules.update({"external": [f"clusters/c{number}" for number in range(count)]})
+                call = channel.unary_unary(f"/xds_control_plane.api.v1.Snapshots/{name}")
+                await call(message.SerializeToString())
+    finally:
+        await api.stop()
+    assert [each == threading.get_ident() for each in threads] == [True, False]
