@@ -17,7 +17,15 @@ from xds.api import answers, bodies, operations, rest
 from xds.api.admission import Admission
 from xds.api.json_answer import JsonAnswer
 from xds.api.rest import rest_api
-from xds.api.run_in_thread import AT_ONCE_MAX, CALLER, HUGE_BYTES, LARGE_BYTES, run_in_thread
+from xds.api.run_in_thread import (
+    AT_ONCE_MAX,
+    CALLER,
+    HUGE_BYTES,
+    LARGE_BYTES,
+    SHORT_BYTES,
+    read_in_thread,
+    run_in_thread,
+)
 from xds.model.types import CLUSTER
 
 MANY = [r.static_cluster(f"c{number}", number % 250) for number in range(2_000)]
@@ -123,6 +131,17 @@ async def test_one_work_of_a_caller_runs_at_a_time_and_another_caller_has_its_tu
     assert held.began.count("third") == 1
     assert held.began.index("third") < 6
     assert held.began.count("many") == 20
+
+
+async def test_a_small_body_that_is_read_on_a_thread_does_not_wait_for_large_ones() -> None:
+    held = Held()
+    calls = [held.start(f"{number}") for number in range(AT_ONCE_MAX + 1)]
+    await wait_until(lambda: len(held.began), equals=AT_ONCE_MAX)
+    assert await read_in_thread(SHORT_BYTES + 1, threading.get_ident) != threading.get_ident()
+    assert await read_in_thread(SHORT_BYTES, threading.get_ident) == threading.get_ident()
+    assert len(held.began) == AT_ONCE_MAX
+    held.let_go()
+    await asyncio.gather(*calls)
 
 
 async def test_what_work_that_failed_was_given_is_freed_at_once() -> None:

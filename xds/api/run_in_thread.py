@@ -70,18 +70,20 @@ class ThreadTurns:
                 self._waiting[caller] = turns
 
 
-_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[ThreadTurns, ThreadTurns]]" = WeakKeyDictionary()
-"""The turns of large and of huge work, by event loop."""
+_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[ThreadTurns, ...]]" = WeakKeyDictionary()
+"""The turns of small, of large and of huge work, by event loop."""
 
 
 async def run_in_thread(size_bytes: int, work: Callable[[], T]) -> T:
     """Return the result of ``work`` on ``size_bytes`` of data. It must not touch what the event loop changes."""
-    if size_bytes <= LARGE_BYTES:
-        return work()
+    return work() if size_bytes <= LARGE_BYTES else await _in_turn(size_bytes, work)
+
+
+async def _in_turn(size_bytes: int, work: Callable[[], T]) -> T:
     loop, caller = asyncio.get_running_loop(), CALLER.get()
     if loop not in _turns:
-        _turns[loop] = ThreadTurns(), ThreadTurns()
-    turns = _turns[loop][size_bytes > HUGE_BYTES]
+        _turns[loop] = ThreadTurns(), ThreadTurns(), ThreadTurns()
+    turns = _turns[loop][(size_bytes > LARGE_BYTES) + (size_bytes > HUGE_BYTES)]
     await turns.take(caller)
     running = loop.run_in_executor(None, copy_context().run, work)
     running.add_done_callback(lambda _: turns.give_back(caller))
@@ -99,4 +101,4 @@ async def read_in_thread(size_bytes: int, read: Callable[[], T], *, at_once_byte
     if size_bytes <= at_once_bytes:
         with suppress(CostlyError), quick_work():
             return read()
-    return await run_in_thread(max(size_bytes, LARGE_BYTES + 1), read)
+    return await _in_turn(size_bytes, read)
