@@ -798,9 +798,8 @@ async def test_a_problem_of_a_resource_that_the_change_puts_in_place_of_an_inher
     elif how == "put":
         answer = await scene.rest.put(f"{path}/resources/routes/main", json=body, headers=scene.shown("write"))
     else:
-        query = "?dry_run=true" if how == "dry run" else ""
-        url = f"{path}/changesets{query}"
-        answer = await scene.rest.post(url, json={"upsert": [body]}, headers=scene.shown("write"))
+        change = {"upsert": [body], "dry_run": how == "dry run"}
+        answer = await scene.rest.post(f"{path}/changesets", json=change, headers=scene.shown("write"))
     assert answer.status_code == 422
     assert f"refers to clusters/zzzzzz, which does not exist in group {OWN}" in answer.text
     assert "may not read" not in answer.text

@@ -8,7 +8,7 @@ YAML_TOO = ("application/x-yaml", "text/yaml")
 CHARACTERS_MAX = 1_000
 """Characters of a ``Content-Type`` header."""
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - it is a pattern
 _TYPE = re.compile(rf"[ \t]*({_TOKEN}/{_TOKEN})[ \t]*")
 _PARAMETER = re.compile(
     rf';[ \t]*(?:(?P<name>{_TOKEN})(?:=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^;"\s]*)))?[ \t]*)?'

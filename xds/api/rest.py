@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote
@@ -10,6 +9,7 @@ from urllib.parse import quote, unquote
 import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi import Path as PathParameter
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
@@ -56,6 +56,7 @@ from xds.api.shown import resource_any, resource_json
 from xds.api.tracing import Tracing, WithTraces
 from xds.api.watched import EncodedChanges
 from xds.limits import LimitHits
+from xds.model.closest import closest
 from xds.model.problem import ChangesetRejectedError
 from xds.model.resource import Resource
 from xds.model.types import TYPE_PREFIX, short_name
@@ -149,15 +150,20 @@ def _check_query(request: Request) -> None:
     route = request.scope.get("route")
     if not request.query_params or not isinstance(route, APIRoute):
         return
-    known = sorted(field.alias for field in route.dependant.query_params)
+    known = sorted(_query_parameters(route.dependant))
     problems = []
     for name in sorted(set(request.query_params) - set(known))[:10]:
-        close = get_close_matches(name[:100], known, n=1)
+        close = closest(name, known)
         does = f"did you mean {close[0]}?" if close else f"it has {', '.join(known) or 'none'}"
         text = f"this request has no such parameter; {does}"
         problems.append({"loc": ("query", name[:100]), "msg": text, "type": "extra"})
     if problems:
         raise RequestValidationError(problems)
+
+
+def _query_parameters(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*map(_query_parameters, dependant.dependencies))
 
 
 class _Routable:
