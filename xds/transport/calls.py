@@ -115,6 +115,9 @@ class TokenGuard(Protocol):
 class CallConnection(StreamConnection, Protocol):
     """What a call needs of its connection. Used in annotations only: connections do not derive from it."""
 
+    tired: int
+    """Names that were examined for its last messages; see ``FrameReader``."""
+
     @property
     def services(self) -> Services:
         """What is served."""
