@@ -21,6 +21,7 @@ from xds.schema.restore import restore
 from xds.schema.scrub import secrets_of
 from xds.schema.secret_fields import SECRET_FIELDS
 from xds.schema.show import redacted, to_json
+from xds.schema.typed_structs import TYPED_STRUCTS
 from xds.schema.wire import encode_any, encode_resource
 from xds.schema.wrapping import as_any
 
@@ -104,6 +105,50 @@ def test_every_field_that_the_api_marks_sensitive_is_hidden_in_every_form(field:
     assert not any(MARK.encode() in form for form in forms(hidden))
     assert "[redacted]" in str(to_json(hidden))
     assert (hidden.name, hidden.version) == (resource.name, resource.version)
+
+
+def in_typed_struct(kind: str, full_name: str, content: Json) -> Any:
+    made: Any = SCHEMA.message_class(kind)(type_url=PREFIX + full_name)
+    made.value.update(content)
+    return made
+
+
+@pytest.mark.parametrize("kind", TYPED_STRUCTS)
+@pytest.mark.parametrize("source", ["inline_string", "inline_bytes"])
+@pytest.mark.parametrize("field", SENSITIVE, ids=lambda field: field.full_name)
+def test_every_such_field_is_hidden_in_a_typed_struct_and_in_one_inside_another(
+    field: Any, source: str, kind: str
+) -> None:
+    message: Any = SCHEMA.message_class(field.containing_type.full_name)()
+    fill(message, field, source)
+    content = json_format.MessageToDict(message, descriptor_pool=SCHEMA.pool)
+    once = in_typed_struct(kind, field.containing_type.full_name, content)
+    inner = {"type_url": once.type_url, "value": json_format.MessageToDict(once.value)}
+    for made in (once, in_typed_struct(TYPED_STRUCTS[0], kind, inner)):
+        resource = resource_with(made)
+        marks = (MARK.encode(), b64encode(MARK.encode()))
+        assert any(mark in resource.body for mark in marks), "the test's own filling"
+        hidden = redacted(resource)
+        assert not any(mark in form for mark in marks for form in forms(hidden))
+        assert secrets_of(resource)
+
+
+@pytest.mark.parametrize("kind", TYPED_STRUCTS)
+def test_all_texts_of_a_typed_struct_that_is_not_understood_are_hidden(kind: str) -> None:
+    odd = {"a": MARK, "b": [MARK, {"c": MARK}], "d": 1, "e": True, "f": None}
+    for full_name in ("example.Unknown", "envoy.config.core.v3.DataSource", ""):
+        shown = to_json(redacted(resource_with(in_typed_struct(kind, full_name, odd))))["typed_config"]["value"]
+        assert shown == {"a": "[redacted]", "b": ["[redacted]", {"c": "[redacted]"}], "d": 1, "e": True, "f": None}
+    packed = {"@type": PREFIX + "example.Unknown", "value": b64encode(MARK.encode()).decode()}
+    config = {"name": "e", "typed_config": packed}
+    made = in_typed_struct(kind, "envoy.config.core.v3.TypedExtensionConfig", config)
+    assert b64encode(MARK.encode()) not in redacted(resource_with(made)).body
+
+
+def test_a_typed_struct_without_secrets_is_shown_as_it_is() -> None:
+    made = in_typed_struct(TYPED_STRUCTS[0], "envoy.config.core.v3.HeaderValue", {"key": "x-a", "value": "b"})
+    resource = resource_with(made)
+    assert redacted(resource) is resource
 
 
 @pytest.mark.parametrize("field", SENSITIVE, ids=lambda field: field.full_name)

@@ -2,6 +2,8 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
+from random import Random
+from string import ascii_letters
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from xds.model import types
 from xds.model.problem import ChangesetRejectedError
 from xds.schema.ingest import ingest
 from xds.schema.pool import load_schema
-from xds.schema.scrub import hider, hider_of, secrets_in_text, secrets_of, secrets_written
+from xds.schema.scrub import _Parts, _without_parts, hider, hider_of, secrets_in_text, secrets_of, secrets_written
 from xds.sources.json_reader import read_json
 from xds.sources.yaml_reader import YamlLimits, read_yaml
 
@@ -191,3 +193,51 @@ def test_every_secret_field_is_found_by_its_name_or_by_what_is_in_it() -> None:
             for key in (field.name, field.json_name):
                 assert MARK in secrets_written({"a": [{key: inner}]}), field.full_name
                 assert any(MARK in each for each in secrets_in_text(f"  {key}:\n    inline_string: {MARK}\n"))
+
+
+def plainly(text: str, secrets: str) -> str:
+    """Hide parts of secrets in the plainest way."""
+    shown, at = "", 0
+    while at < len(text):
+        end = at + 8
+        if end > len(text) or text[at:end] not in secrets or text.startswith("[redacted]", at):
+            shown, at = shown + text[at], at + 1
+            continue
+        while end < len(text) and text[at : end + 1] in secrets:
+            end += 1
+        shown, at = shown + "[redacted]", end
+    return shown
+
+
+def test_parts_are_hidden_as_in_the_plainest_way() -> None:
+    chance = Random(1)
+    for _ in range(300):
+        secrets = "\0".join("".join(chance.choices("ab", k=chance.randrange(8, 60))) for _ in range(5))
+        pieces = []
+        for _ in range(6):
+            at = chance.randrange(len(secrets))
+            pieces += [secrets[at : at + chance.randrange(30)], "".join(chance.choices("abc", k=chance.randrange(20)))]
+        text = "".join(pieces).replace("\0", " ")
+        assert _without_parts(text, _Parts(secrets)) == plainly(text, secrets)
+
+
+def test_a_long_text_is_compared_with_long_secrets_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in no secret is seen by its hash, and what is in one is followed, not searched for again."""
+    looks: list[str] = []
+
+    class Counted(str):
+        __slots__ = ()
+
+        def find(self, part: str, *place: Any) -> int:
+            looks.append(part)
+            return super().find(part, *place)
+
+    chance = Random(2)
+    secrets = "\0".join("".join(chance.choices(ascii_letters, k=2_000)) for _ in range(50))
+    parts = _Parts(Counted(secrets))
+    other = "".join(chance.choices(ascii_letters, k=4_000))
+    assert _without_parts(other, parts) == other
+    assert len(looks) < 2_000
+    looks.clear()
+    assert _without_parts(secrets[:2_000], parts) == "[redacted]"
+    assert len(looks) == 1

@@ -3,12 +3,13 @@
 Secrets are the fields that the API marks sensitive (``udpa.annotations.sensitive``: private keys, passwords, generic
 secrets, …), those of ``secret_fields.py``, which it does not mark, those that the settings add, and messages of unknown
 types, which may contain anything. In a ``DataSource`` only inline content is secret, not file names; numbers are never
-redacted.
+redacted. A typed struct is what its type is; all texts of one that can't be read as its type may be secrets.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
 from xds.schema import pool
@@ -16,6 +17,7 @@ from xds.schema.decode import Findings
 from xds.schema.paths import MapKey, Trail
 from xds.schema.pool import Schema
 from xds.schema.secret_fields import CONDITIONAL
+from xds.schema.typed_structs import TYPED_STRUCTS, NotDescribedError, described
 
 REDACTED = "[redacted]"
 """The placeholder for a secret in shown resources. Publishing a resource with it would destroy the secret."""
@@ -78,6 +80,8 @@ class _Walk:
         full_name = message.DESCRIPTOR.full_name
         if full_name == pool.ANY:
             return self._any(message, trail, hide=hide)
+        if full_name in TYPED_STRUCTS:
+            return self._typed_struct(message, trail, hide=hide)
         is_source, is_changed = full_name == _DATA_SOURCE, False
         is_conditional = full_name in CONDITIONAL
         if is_conditional:
@@ -120,6 +124,41 @@ class _Walk:
             return False
         message.value = inner.SerializeToString(deterministic=True)
         return True
+
+    def _typed_struct(self, message: Any, trail: Trail, *, hide: bool) -> bool:
+        """Walk the message that a typed struct describes; all texts of a struct that can't be read may be secrets."""
+        inside = (trail, "value")
+        try:
+            inner = described(self._schema, message, allow_unknown_types=True)
+        except NotDescribedError:
+            return self._struct(message.value, inside)
+        if not self.message(inner, inside, hide=hide):
+            return False
+        try:
+            shown = json_format.MessageToDict(
+                inner, preserving_proto_field_name=True, descriptor_pool=self._schema.pool
+            )
+        except (TypeError, ValueError):  # an Any of an unknown type, or a number that JSON lacks
+            return self._struct(message.value, inside)
+        message.value.Clear()
+        json_format.ParseDict(shown, message.value)
+        return True
+
+    def _struct(self, struct: Any, trail: Trail) -> bool:
+        """Replace all texts in a struct."""
+        return sum(self._value(struct.fields[key], (trail, MapKey(key))) for key in sorted(struct.fields)) > 0
+
+    def _value(self, value: Any, trail: Trail) -> bool:
+        match value.WhichOneof("kind"):
+            case "struct_value":
+                return self._struct(value.struct_value, trail)
+            case "list_value":
+                return sum(self._value(each, (trail, at)) for at, each in enumerate(value.list_value.values)) > 0
+            case "string_value":
+                text = value.string_value
+                value.string_value = self._leaf(text, trail)
+                return bool(value.string_value != text)
+        return False
 
     def _field(self, message: Any, field: FieldDescriptor, value: Any, trail: Trail, hide: bool) -> bool:
         kind = field.message_type

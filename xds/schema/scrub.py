@@ -29,8 +29,8 @@ SECRET_CHARACTERS_MAX = 256 * 1024
 """Of a longer secret only the beginning is searched for."""
 KNOWN_MAX = 20_000
 
-KNOWN_PARTS_MAX = 4_096
-"""Short parts of texts of which it is remembered whether they are in a secret: the problems of a resource are alike."""
+FILTER_SLOTS_PER_CHARACTER, FILTER_BITS_MAX = 8, 24
+"""Size of the table of hashes: bytes for each character of the secrets, and 16 MiB at most."""
 _SECRET_KEY = re.compile(
     r"inline_?(string|bytes)|passw|secret|token|private_?key|credential|pkcs12|json_?key|access_?key|_jwks|Jwks"
     r"|key_?values|context_?extensions|auth_?username|api_?key|^users$|ticket|tls_?certificate",
@@ -55,23 +55,12 @@ def hider(secrets: Iterable[str]) -> Callable[[str], str]:
         return lambda text: text
     short = sorted((re.escape(each) for each in forms if len(each) < PART_CHARACTERS_MIN), key=len, reverse=True)
     words = re.compile(rf"(?<!\w)(?:{'|'.join(short)})(?!\w)") if short else None
-    joined = "\0".join(forms)
-    parts: dict[str, bool] = {}
-
-    def is_part(text: str) -> bool:
-        known = parts.get(text)
-        if known is None:
-            known = text in joined
-            if len(text) == PART_CHARACTERS_MIN:  # longer ones are rarely asked for twice
-                if len(parts) >= KNOWN_PARTS_MAX:
-                    parts.clear()
-                parts[text] = known
-        return known
+    parts = _Parts("\0".join(forms))
 
     def hide(text: str) -> str:
         if len(text) > TEXT_CHARACTERS_MAX:
             text = text[: TEXT_CHARACTERS_MAX - 1] + "…"
-        return _without_parts(text if words is None else words.sub(REDACTED, text), is_part)
+        return _without_parts(text if words is None else words.sub(REDACTED, text), parts)
 
     return hide
 
@@ -216,17 +205,51 @@ def _forms(secret: str) -> Iterator[str]:
         yield b64encode(secret.encode(errors="replace")).decode()
 
 
-def _without_parts(text: str, is_part: Callable[[str], bool]) -> str:
+class _Parts:
+    """The parts of secrets: looked up in a table of hashes first, since most of a text is in none."""
+
+    __slots__ = ("_known", "_mask", "_secrets")
+
+    def __init__(self, secrets: str) -> None:
+        self._secrets = secrets
+        bits = min(max((FILTER_SLOTS_PER_CHARACTER * len(secrets)).bit_length(), 10), FILTER_BITS_MAX)
+        self._mask = mask = (1 << bits) - 1
+        self._known = known = bytearray(1 << bits)
+        for at in range(len(secrets) - PART_CHARACTERS_MIN + 1):
+            hashed = hash(secrets[at : at + PART_CHARACTERS_MIN])
+            known[hashed & mask] = known[hashed >> FILTER_BITS_MAX & mask] = 1
+
+    def end_of(self, text: str, at: int) -> int:
+        """Return the end of the longest part of a secret that begins at a place of a text, ``at`` if none does."""
+        secrets, size, end = self._secrets, len(text), at + PART_CHARACTERS_MIN
+        if end > size:
+            return at
+        hashed = hash(text[at:end])
+        if not (self._known[hashed & self._mask] and self._known[hashed >> FILTER_BITS_MAX & self._mask]):
+            return at
+        place = secrets.find(text[at:end])
+        if place < 0:
+            return at
+        while place >= 0:
+            left = min(size - end, len(secrets) - place - (end - at))
+            begins = place + end - at
+            longer = next((n for n in range(left) if secrets[begins + n] != text[end + n]), left)
+            end += longer
+            if end == size:
+                break
+            place = secrets.find(text[at : end + 1], place + 1)  # another place may have more
+        return end
+
+
+def _without_parts(text: str, parts: _Parts) -> str:
     shown: list[str] = []
     at = 0
     while at < len(text):
-        end = at + PART_CHARACTERS_MIN
-        if end > len(text) or not is_part(text[at:end]) or text.startswith(REDACTED, at):
+        end = parts.end_of(text, at)
+        if end == at or text.startswith(REDACTED, at):
             shown.append(text[at])
             at += 1
             continue
-        while end < len(text) and is_part(text[at : end + 1]):
-            end += 1
         shown.append(REDACTED)
         at = end
     return "".join(shown)
