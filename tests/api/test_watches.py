@@ -9,6 +9,7 @@ import pytest
 from support import resources as r
 from support.waiting import turns, wait_until
 
+from xds.api import operations
 from xds.api.admission import Admission
 from xds.api.intake import BusyError
 from xds.api.rest import rest_api
@@ -119,3 +120,20 @@ async def test_a_watch_ends_where_the_log_is_replaced_and_where_the_server_stops
     await operations._publisher.stop()
     with pytest.raises(StopAsyncIteration):
         await waiting
+
+
+async def test_a_watch_holds_few_bytes_of_the_log_and_over_rest_no_resources(serving_api, monkeypatch) -> None:
+    served = await serving_api()
+    for number in range(6):
+        resource = ingest(r.static_cluster("a", 1) | {"alt_stat_name": f"{number}" * 1_000})
+        await served.operations.publish(Change(upserts={"default": (resource,)}))
+    monkeypatch.setattr(operations, "WATCH_BYTES", 2_500)
+    pages = served.operations.watch(0)
+    whole = [await anext(pages) for _ in range(3)]
+    assert [[each.revision for each in page] for page in whole] == [[1, 2], [3, 4], [5, 6]]
+    assert all(value for page in whole for each in page for value in each.entry.operations.values())
+    monkeypatch.setattr(operations, "WATCH_BYTES", 10)
+    light = served.operations.watch(0, values=False)
+    for revision in range(1, 7):
+        (only,) = await anext(light)
+        assert (only.revision, set(only.entry.operations.values())) == (revision, {b""})

@@ -69,7 +69,8 @@ COPY_SUFFIX = ".copy"
 """The end of the name of a copy of the store that is being sent."""
 GROUPS_SHOWN_MAX = 3
 WATCH_PAGE = 100
-"""Changes that a watch reads at a time: the most that it holds for a slow reader."""
+WATCH_BYTES = 1024 * 1024
+"""Changes, and bytes of several of them, that a watch reads at a time: the most that it holds for a slow reader."""
 TIMES_KEPT_MAX = 1_000
 """Revisions of which it is remembered when they were made."""
 TIMES_PAGE = 100
@@ -483,10 +484,11 @@ class Operations:
         oldest, newest = await self._publisher.store.kept()
         must_be_kept(after, oldest=oldest, newest=newest)
 
-    async def watch(self, after: int) -> AsyncIterator[list[Stored]]:
+    async def watch(self, after: int, *, values: bool = True) -> AsyncIterator[list[Stored]]:
         """Yield every change after a revision, in order, without end: as many at once as there are, up to a page.
 
-        A change is told once it is served. Raises CompactedError, EpochChangedError and UnavailableError.
+        Without ``values`` the resources of a change are empty. A change is told once it is served. Raises
+        CompactedError, EpochChangedError and UnavailableError.
         """
         publisher, epoch = self._publisher, self.epoch
         while True:
@@ -496,16 +498,30 @@ class Operations:
             if self.epoch != epoch:
                 raise EpochChangedError
             try:
-                page = await publisher.store.entries(after, WATCH_PAGE)
+                page = await self._page_after(after)
             except UnavailableError:
                 if publisher.is_stopping:
                     return
                 raise
             if page:
-                yield page
                 after = page[-1].revision
+                if not values:
+                    page = [each.without_values() for each in page]
+                yield page
             elif not await publisher.next_move():
                 return
+
+    async def _page_after(self, after: int) -> list[Stored]:
+        """Return the changes after a revision that have ``WATCH_BYTES`` together, at least one if there is one."""
+        store, left = self._publisher.store, WATCH_BYTES
+        limit = min(WATCH_PAGE, self._publisher.revision - after)
+        if limit > 1:
+            for at, summary in enumerate(await store.summaries(after, limit)):
+                left -= summary.size_bytes
+                if left < 0:
+                    limit = max(at, 1)
+                    break
+        return await store.entries(after, limit)
 
     def groups(self) -> list[GroupInfo]:
         """Return all groups by name."""

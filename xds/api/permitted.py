@@ -315,7 +315,7 @@ class Permitted:
         self._admission.watches.must_have_room(self._call.source)
         await self._operations.must_be_kept(after)
 
-    async def watch(self, after: int, *, secrets: bool = False) -> AsyncIterator[list[Stored]]:
+    async def watch(self, after: int, *, secrets: bool = False, values: bool = True) -> AsyncIterator[list[Stored]]:
         """Yield every change of the caller's groups after a revision, as ``Operations.watch`` does.
 
         Ends with UnauthenticatedError once the credentials of the caller have lapsed.
@@ -324,7 +324,7 @@ class Permitted:
         """
         self._must_have_any(SECRETS if secrets else READ)
         with self._admission.watches.place(self._call.source), self._admission.lapse_of(self._call) as lapse:
-            async for page in until_lapsed(self._operations.watch(after), lapse):
+            async for page in until_lapsed(self._operations.watch(after, values=values), lapse):
                 seen = page if self._sees_all else [each for each in map(self._seen_entry, page) if each is not None]
                 if not secrets and seen:
                     yield seen

@@ -801,7 +801,7 @@ async def _events(operations: Permitted, after: int, encoded: EncodedChanges) ->
     epoch = operations.epoch
     yield f": epoch {epoch}\n\n"
     try:
-        async for page in operations.watch(after):
+        async for page in operations.watch(after, values=False):
             parts: list[bytes] = []
             size_bytes = 0
             for stored in page:

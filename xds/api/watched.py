@@ -7,6 +7,8 @@ from xds.store.entries import Stored
 
 ENCODED_BYTES_MAX = 4 * 1024 * 1024
 """Bytes of encoded changes that are kept for further watches."""
+OPERATION_BYTES = 150
+"""What an operation takes in an event, without its resource."""
 
 
 class EncodedChanges:
@@ -23,7 +25,8 @@ class EncodedChanges:
         kept = self._kept.get((epoch, stored.revision)) if is_whole else None
         if kept is not None:
             return kept
-        encoded = await run_in_thread(stored.entry.size_bytes, lambda: self._encode(stored))
+        size_bytes = max(stored.entry.size_bytes, OPERATION_BYTES * len(stored.entry.operations))
+        encoded = await run_in_thread(size_bytes, lambda: self._encode(stored))
         if is_whole:
             self._keep((epoch, stored.revision), encoded)
         return encoded

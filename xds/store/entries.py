@@ -1,7 +1,7 @@
 """The store's interface and data: entries in order of revision, and the state that results from them."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -66,6 +66,13 @@ class Stored:
 
     revision: int
     entry: Entry
+
+    def without_values(self) -> "Stored":
+        """Return it with empty resources and rules: what changed, and not to what."""
+        entry = self.entry
+        operations = {key: None if value is None else b"" for key, value in entry.operations.items()}
+        groups = None if entry.groups is None else b""
+        return Stored(self.revision, replace(entry, operations=operations, groups=groups))
 
 
 class GroupCounts(NamedTuple):
