@@ -241,3 +241,13 @@ def test_a_snapshot_iterates_over_all_resources_that_its_nodes_see() -> None:
     new.apply(upserts(*ours))
     found = list(new.snapshots[DEFAULT_GROUP].resources())
     assert sorted(found, key=id) == sorted(ours, key=id)
+
+
+def test_a_groups_own_resources_are_read_by_type() -> None:
+    new = Catalog()
+    new.apply(upserts(resource("a"), resource("b")))
+    before = new.own_by_type(DEFAULT_GROUP)
+    new.apply(removals("a"))
+    assert {type_url: sorted(named) for type_url, named in before.items()} == {CLUSTER: ["a", "b"]}
+    assert sorted(new.own_names(DEFAULT_GROUP, CLUSTER)) == ["b"]
+    assert list(new.own_names(DEFAULT_GROUP, ENDPOINTS)) == []
