@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 from cli.conftest import XDS, Run
+from support import resources as r
 
 from xds.cli.main import COMMANDS, command_line
 from xds.version import __version__
@@ -108,3 +110,40 @@ def test_grpc_is_kept_from_writing_lines_of_its_own() -> None:
             [sys.executable, "-c", program.format(name)], env=env, capture_output=True, text=True, check=False
         )
         assert done.stderr == f"{value}\n"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_the_output_can_not_encode_is_written_as_escapes(xds, encoding: str) -> None:
+    done = xds("serve", "--help", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Exit codes:" in done.stdout
+
+
+def test_an_output_that_is_full_is_no_rejection_and_no_bug(xds, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([XDS, "settings"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 9
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("xds: the output can't be written: No space left on device")
+
+
+def test_a_closed_output_is_no_bug(tmp_path: Path) -> None:
+    done = subprocess.run(f"{XDS} settings >&-", shell=True, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["status", "--ca", "nope.pem"], "nope.pem: No such file or directory"),
+        (["status", "--ca", "."], "Is a directory"),
+        (["apply", "-f", "x.yaml", "--token-file", "nope"], "nope"),
+        (["status", "-o", "json", "--ca", "nope.pem"], "nope.pem: No such file or directory"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_named(xds, tmp_path: Path, arguments: list[str], told: str) -> None:
+    (tmp_path / "x.yaml").write_text(json.dumps(r.static_cluster("a", 1)))
+    done = xds(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

@@ -92,6 +92,12 @@ def test_a_mistyped_variable_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+def test_variables_of_the_commands_that_ask_a_server_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADDRESS", "TOKEN_FILE", "CA", "CERT", "KEY", "AUTHOR"):
+        monkeypatch.setenv(f"XDS_PUSH_{name}", "x")
+    assert load_settings() == Settings()
+
+
 def test_variables_of_a_kubernetes_service_called_xds_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDS_PORT", "XDS_SERVICE_HOST", "XDS_SERVICE_PORT_GRPC", "XDS_PORT_18000_TCP_ADDR", "XDS_ADMIN_PORT"):
         monkeypatch.setenv(name, "tcp://10.0.0.1:18000")

@@ -4,15 +4,17 @@ The modules of the subcommands import only what their options need; the rest is 
 ``xds --help`` and shell completion answer at once. A subcommand that is named is the only one that is imported.
 """
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from xds.cli.output import EXIT_CODES, EXIT_FAILED, asks_for_json, fail_as_json, say
+from xds.cli.output import EXIT_CODES, EXIT_FAILED, EXIT_OUTPUT, EXIT_USAGE, asks_for_json, fail_as_json, say
 from xds.version import __version__
 
 
@@ -136,7 +138,15 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Else gRPC logs lines when a worker is started while gRPC is at work. No process here forks without an exec.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    app = command_line(_named(sys.argv[1:]))
+    _prepare_output()
+    try:
+        _run(command_line(_named(sys.argv[1:])))
+    except OSError as error:
+        _fail_for(error)
+
+
+def _run(app: typer.Typer) -> NoReturn:
+    """Run a command and exit with its code."""
     if not asks_for_json(sys.argv[1:]):
         app(prog_name="xds")
     try:
@@ -146,6 +156,37 @@ def main() -> None:
     except typer.Abort:
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _prepare_output() -> None:
+    """Have characters that the output's encoding lacks written as escapes, and what goes to a closed output dropped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- it is open for as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fail_for(error: OSError) -> NoReturn:
+    """Say which file could not be used and why, or that the output could not be written, and exit."""
+    if error.filename is not None:
+        text, code = f"{os.fsdecode(error.filename)}: {error.strerror}", EXIT_USAGE
+    elif error.errno in _OUTPUT_ERRORS:
+        text, code = (
+            f"the output can't be written: {error.strerror}; what was asked for may have been done",
+            EXIT_OUTPUT,
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is flushed at the end
+    else:
+        text, code = str(error), EXIT_FAILED
+    if asks_for_json(sys.argv[1:]):
+        fail_as_json(text, code=code)
+    say(f"xds: {text}", stream=sys.stderr)
+    sys.exit(code)
+
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG})
 
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_OUTPUT = 9
 
-EXIT_CODES = "Exit codes: 0 done; 1 failed, or problems were found; 2 a wrong option or setting."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed, or problems were found; 2 a wrong option, setting or file; 9 the output can't be"
+    " written."
+)
 
 RICH_ROWS_MAX = 500
 """Rich takes 0.3 ms for a row, so larger tables are printed without it."""

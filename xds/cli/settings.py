@@ -187,6 +187,9 @@ def _holds(values: Mapping[str, Any], path: SettingPath) -> bool:
     return True
 
 
+PUSH_PREFIX = "XDS_PUSH_"
+
+
 def _mistyped_variables() -> Iterator[str]:
     """Report variables that look like misspelt settings. Others that begin with ``XDS_`` may be other programs'."""
     known = [ENV_CONFIG, *map(variable_of, setting_paths())]
@@ -194,6 +197,8 @@ def _mistyped_variables() -> Iterator[str]:
     for name in sorted(os.environ):
         if not name.startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
             continue
+        if name.startswith(PUSH_PREFIX):
+            continue  # of the commands that ask a server
         if name.partition("__")[0] in sections:
             continue  # read as part of that section, and rejected there as unknown
         close = closest(name, known, likeness_min=0.8)

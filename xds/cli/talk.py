@@ -21,7 +21,8 @@ EXIT_UNKNOWN = 6
 CLIENT_EXIT_CODES = (
     "Exit codes: 0 done; 1 rejected, every problem above; 2 a wrong option or argument; 3 a conflict: the group was "
     "changed after --expected-revision; 4 no such group, resource or revision; 5 the server or its store is away; 6 it "
-    "is not known whether the change was made: try again with the --id that is told. With -o json, errors are JSON too."
+    "is not known whether the change was made: try again with the --id that is told; 9 the output can't be written. "
+    "With -o json, errors are JSON too."
 )
 
 _SERVER = "Server"
