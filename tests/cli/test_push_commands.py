@@ -406,3 +406,21 @@ async def test_what_a_real_envoy_refuses_is_not_sent(run, tmp_path: Path) -> Non
     assert "refused by Envoy, nothing was sent: 1 problem" in refused.stderr
     assert (await run("xds get clusters/b")).returncode == 4
     assert (await run("xds apply -f bad.yaml")).returncode == 0
+
+
+async def test_nothing_to_apply_is_an_error_and_changes_nothing(run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for options in ("", "--prune", "-g web"):
+        done = await run(f"xds apply -f empty {options}")
+        assert (done.returncode, "no resources in empty; nothing was sent" in done.stderr) == (2, True), done.stderr
+
+
+async def test_all_groups_are_read_as_they_were_at_a_revision(run, tmp_path: Path) -> None:
+    r.write_file(tmp_path / "a.yaml", [r.static_cluster("a", 1)])
+    await run("xds apply -f a.yaml; xds apply -f a.yaml -g later --create-group")
+    for output in ("table", "json"):
+        done = await run(f"xds get -A --revision 1 -o {output}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ("later" in done.stdout, "default" in done.stdout) == (False, True)
+    done = await run("xds get -A -g later")
+    assert (done.returncode, "give one of them" in done.stderr) == (2, True)

@@ -180,6 +180,8 @@ def _read(files: list[Path], group: str, *, prune: bool, strict_yaml: bool) -> _
     wanted.changes = {
         name: GroupChanges(upsert=resources, replace=prune) for name, resources in found.items() if resources or prune
     }
+    if not wanted.changes and not wanted.rules:
+        fail(f"--file: no resources in {', '.join(map(str, files))}; nothing was sent", code=EXIT_USAGE)
     return wanted
 
 

@@ -75,17 +75,25 @@ def get(
         targets = targets_of(resources or [])
     except WrongTargetError as error:
         fail(str(error), code=EXIT_USAGE)
+    if all_groups and group != "default":
+        fail(f"--all-groups reads every group, --group {group} one: give one of them", code=EXIT_USAGE)
     names_resources = any(name for _, name in targets)
 
     async def read(client: "Client") -> "tuple[list[Json], list[str]]":
+        from xds.client import NotFoundError
+
         found: list[Json] = []
         missing: list[str] = []
         groups = [each.name for each in await client.groups()] if all_groups else [group]
         for each in groups:
-            if output == "table" and not names_resources:
-                found.append(await _names(client, each, targets, revision))
-            else:
-                found.append(await _resources(client, each, targets, revision, missing))
+            try:
+                if output == "table" and not names_resources:
+                    found.append(await _names(client, each, targets, revision))
+                else:
+                    found.append(await _resources(client, each, targets, revision, missing))
+            except NotFoundError:
+                if not all_groups or revision is None:
+                    raise  # else the group did not exist at that revision
         return found, missing
 
     found, missing = talk(api, token_file, ca, read, redact=not show_secrets)
