@@ -158,12 +158,24 @@ def _run(app: typer.Typer) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+class _Nowhere(io.TextIOBase):
+    """An output that drops what is written."""
+
+    encoding = "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def _prepare_output() -> None:
     """Have characters that the output's encoding lacks written as escapes, and what goes to a closed output dropped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- it is open for as long as the process
+            setattr(sys, name, _Nowhere())
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

@@ -80,20 +80,11 @@ def get(
     names_resources = any(name for _, name in targets)
 
     async def read(client: "Client") -> "tuple[list[Json], list[str]]":
-        from xds.client import NotFoundError
-
-        found: list[Json] = []
         missing: list[str] = []
-        groups = [each.name for each in await client.groups()] if all_groups else [group]
-        for each in groups:
-            try:
-                if output == "table" and not names_resources:
-                    found.append(await _names(client, each, targets, revision))
-                else:
-                    found.append(await _resources(client, each, targets, revision, missing))
-            except NotFoundError:
-                if not all_groups or revision is None:
-                    raise  # else the group did not exist at that revision
+        names_only = output == "table" and not names_resources
+        if not all_groups:
+            return [await _read_group(client, group, targets, revision, missing, names_only=names_only)], missing
+        found = await _read_all(client, targets, revision, missing, names_only=names_only)
         return found, missing
 
     found, missing = talk(api, token_file, ca, read, redact=not show_secrets)
@@ -110,6 +101,30 @@ def get(
         _print_names(found, all_groups=all_groups)
     if missing and not all_groups:
         fail(*missing, code=EXIT_NOT_FOUND)
+
+
+async def _read_all(
+    client: "Client", targets: "list[Target]", revision: int | None, missing: list[str], *, names_only: bool
+) -> list[Json]:
+    """Return what every group has, of those that existed at the revision."""
+    from xds.client import NotFoundError
+
+    found: list[Json] = []
+    for each in await client.groups():
+        try:
+            found.append(await _read_group(client, each.name, targets, revision, missing, names_only=names_only))
+        except NotFoundError:
+            if revision is None:
+                raise
+    return found
+
+
+async def _read_group(
+    client: "Client", group: str, targets: "list[Target]", revision: int | None, missing: list[str], *, names_only: bool
+) -> Json:
+    if names_only:
+        return await _names(client, group, targets, revision)
+    return await _resources(client, group, targets, revision, missing)
 
 
 async def _names(client: "Client", group: str, targets: "list[Target]", revision: int | None) -> Json:
