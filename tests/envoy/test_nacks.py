@@ -87,6 +87,6 @@ async def test_an_envoy_that_is_asked_finds_what_the_words_do_not_name(workers: 
             (node,) = (await client.nodes()).nodes
             told = {each.type: (each.blamed, each.blamed_by) for each in node.types if each.nacked}
             assert told == {"routes": (("r1",), "judge")}
-            answer = (await server.admin(f"/v1/revisions/{made.revision}/convergence?timeout_s=5")).text
+            answer = (await server.admin(f"/v1/revisions/{made.revision}/convergence?wait_s=5")).text
             assert "it rejected routes r1 (an Envoy that was asked refuses it): regex" in answer
             assert "unknown fields" not in server.log()
